@@ -1,0 +1,44 @@
+# Two commands on a fresh machine with Python 3.11 or newer, make and git: `make train` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
+ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: train test lint bench clean
+train: .venv/example examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) snakemake --cores 1 train
+
+test: .venv/dev examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) python -m pytest
+
+lint: .venv/dev
+	$(ACTIVATE) ruff check .
+	$(ACTIVATE) ruff format --check .
+	$(ACTIVATE) snakefmt --check Snakefile workflow
+	$(ACTIVATE) snakemake --lint
+
+bench: .venv/dev examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) python tests/bench.py
+
+clean:
+	rm -rf .venv
+
+# One environment for the workflow, the example and the tests; a stamp for each part that is complete.
+.venv/workflow: requirements.txt constraints.txt pyproject.toml
+	"$(PYTHON)" -c 'import sys; sys.exit("RamTrain needs Python 3.11 or newer; make PYTHON=python3.12 names one") if sys.version_info < (3, 11) else None'
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -e .
+	touch $@
+
+.venv/example: .venv/workflow examples/tiny_tts/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r examples/tiny_tts/requirements.txt
+	touch $@
+
+.venv/dev: .venv/example requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+examples/tiny_tts/data/metadata.csv: .venv/example
+	$(ACTIVATE) python examples/tiny_tts/make_dataset.py
+	touch $@

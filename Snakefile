@@ -1,0 +1,48 @@
+"""RamTrain: train any project on a RAM disk and bring the model home.
+
+snakemake --cores 1 train      every configured run: trained, model at home, verified, RAM released, record written
+snakemake --cores 1 unmount    whatever earlier runs left in RAM: brought home, then released
+snakemake --cores 1            all of it, and the table of the runs
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+if not workflow.overwrite_configfiles:  # a user's --configfile replaces the example's settings
+
+    configfile: Path(workflow.basedir) / "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/ramdisk.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    """All of it: every run trained, and the table of the runs."""
+    default_target: True
+    input:
+        rules.summary.output,
+
+
+rule train:
+    """Every configured run: trained, model at home, verified, RAM released, record written."""
+    input:
+        expand("results/{run}/record.json", run=RUNS),
+
+
+rule unmount:
+    """Whatever earlier, failed or killed runs left in RAM: brought home, then released."""
+    log:
+        "results/logs/unmount.log",
+    conda:
+        "workflow/envs/ramtrain.yaml"
+    script:
+        "scripts/unmount.py"
+
+
+onerror:
+    if any(RAM_ROOT.glob("*/.ramtrain.json")):
+        print(f"What the runs wrote is in RAM, under {RAM_ROOT}. `snakemake --cores 1 train` goes on from there.")

@@ -1,0 +1,44 @@
+"""Bring a run's model home, verified.
+
+run example: exported 4 model files and 3 artifacts of 57.1 MiB to results/example, read back and compared
+"""
+
+import logging
+from pathlib import Path
+
+from humanfriendly import format_size
+
+from ramtrain.config import Run
+from ramtrain.export import export_model, home
+from ramtrain.ramdisk import Lease
+from ramtrain.record import Steps
+from ramtrain.script import script
+from ramtrain.staging import Stage
+from ramtrain.supervise import Training
+
+
+def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, export_file: Path) -> None:
+    """Export, and keep all that the steps so far have left for the record."""
+    lease, stage, training = Lease.read(lease_file), Stage.read(stage_file), Training.read(train_file)
+    exported = export_model(run, lease, stage)
+    Steps(lease, stage, training, exported).write(export_file)
+    size_bytes = sum(file.bytes for file in (*exported.model, *exported.artifacts))
+    logging.info(
+        "run %s: exported %d model files and %d artifacts of %s to %s, read back and compared",
+        run.run,
+        len(exported.model),
+        len(exported.artifacts),
+        format_size(size_bytes, binary=True),
+        home(run),
+    )
+
+
+if __name__ == "__main__":
+    with script(snakemake) as run:
+        export(
+            run,
+            Path(snakemake.input.lease),
+            Path(snakemake.input.stage),
+            Path(snakemake.input.train),
+            Path(snakemake.output.export),
+        )

@@ -1,0 +1,38 @@
+"""Release a run's RAM disk, once its model is at home, and write the run's record.
+
+run example: done in 58.21 seconds. The model is in results/example/model, 4 files of 56.3 MiB, verified; ...
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ramtrain.config import Run
+from ramtrain.export import check_home, home
+from ramtrain.ramdisk import release
+from ramtrain.record import Steps, compose, in_brief, write_record
+from ramtrain.script import script, workflow_home
+
+
+def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_file: Path, schema: Path) -> None:
+    """Release the RAM disk, provided that what was exported is there, and write the record."""
+    started = time.monotonic()
+    steps = Steps.read(export_file)
+    check_home(run, steps.export)
+    release(steps.lease)
+    record = compose(steps, config, Path.cwd(), unmount_s=round(time.monotonic() - started, 3))
+    write_record(record_file, record, schema)
+    logging.info("%s", in_brief(record, home(run)))
+
+
+if __name__ == "__main__":
+    with script(snakemake) as run:
+        unmount_run(
+            run,
+            snakemake.config,
+            Path(snakemake.input.export),
+            Path(snakemake.output.record),
+            workflow_home(snakemake) / "workflow/schemas/record.schema.yaml",
+        )

@@ -1,0 +1,50 @@
+"""Which of a trainer's checkpoints are whole, and how it goes on from the newest."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from ramtrain.config import Run, fill_placeholders
+from ramtrain.staging import Stage
+from ramtrain.view import View
+
+log = logging.getLogger(__name__)
+
+_ZIP_SUFFIXES = (".pth", ".pt", ".ckpt")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint's end is there: PyTorch writes a zip file, whose directory comes last.
+
+    Of other kinds of files nothing is known but that they are not empty.
+    """
+    if checkpoint.suffix in _ZIP_SUFFIXES:
+        return zipfile.is_zipfile(checkpoint)
+    return checkpoint.stat().st_size > 0
+
+
+def find_resume(run: Run, stage: Stage) -> tuple[str | None, list[str]]:
+    """Return the newest whole checkpoint of an earlier attempt and the arguments that resume it; (None, []) if none.
+
+    One that was cut short is renamed to end in `.incomplete`, out of the trainer's sight: the Coqui Trainer takes the
+    newest by name and dies of it.
+    """
+    if run.trainer.resume is None:
+        return None, []
+    # Only what a training wrote counts, and only that may be renamed: the upper layer.
+    written = View(stage.view().layers[:1])
+    whole = []
+    for path in written.glob([run.trainer.resume.checkpoint]):
+        real = written.real(path)
+        if is_whole(real):
+            whole.append((real.stat().st_mtime_ns, path))
+        else:
+            log.warning("run %s: %s was cut short; it is set aside as %s.incomplete", run.run, path, real.name)
+            real.rename(real.with_name(f"{real.name}.incomplete"))
+    if not whole:
+        return None, []
+    _, newest = max(whole)
+    values = {"folder": str(PurePosixPath(newest).parent), "checkpoint": newest}
+    return newest, fill_placeholders(run.trainer.resume.arguments, values)

@@ -1,0 +1,312 @@
+"""Typed, resolved settings of one run, from the config, the runs table and the trainer's adapter."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import shutil
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import humanfriendly
+import psutil
+
+from ramtrain.errors import RamTrainError
+from ramtrain.schema import complete, load_yaml
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_MIB_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a trainer goes on from a checkpoint: its glob, and arguments with {folder} and {checkpoint}."""
+
+    checkpoint: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What an adapter in config/trainers says of a kind of trainer; globs relative to the project."""
+
+    name: str
+    model: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    artifacts: tuple[str, ...]
+    environment: Mapping[str, str]
+    stop_signal: signal.Signals
+    grace_s: float
+    progress: Mapping[str, re.Pattern[str]]
+    resume: Resume | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The resolved settings of one run. Paths are absolute, globs relative to the project."""
+
+    run: str
+    parameters: Mapping[str, str]
+    project: Path
+    command: tuple[str, ...]
+    trainer: Trainer
+    model: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    artifacts: tuple[str, ...]
+    exclude: tuple[str, ...]
+    preload: tuple[str, ...]
+    volatile: tuple[Path, ...]
+    backend: str
+    size_bytes: int
+    ramdisk_path: Path | None
+    sudo: bool
+    staging: str
+    threads: int | None
+
+    @property
+    def ramdisk_mb(self) -> int:
+        """The size as Snakemake's resource `ramdisk_mb`, rounded up."""
+        return -(-self.size_bytes // _MIB_BYTES)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What defines the training: after a change of it the run is trained again."""
+        return {"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads}
+
+    def arguments(self, ram: str) -> list[str]:
+        """Return the command with every placeholder filled; `ram` is what {ram} stands for."""
+        return fill_placeholders(self.command, {**self.parameters, "ram": ram})
+
+
+def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str]) -> list[str]:
+    """Replace {name} in every argument; {{ and }} stand for the braces themselves.
+
+    Raises:
+        RamTrainError: a name that `values` does not have.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name is None:
+            return match.group(0)[0]
+        if name not in values:
+            raise RamTrainError(
+                f"project.command: {{{name}}} is not known; known are {', '.join(sorted(values))}. "
+                "A column of the runs table adds one; literal braces are written {{ and }}."
+            )
+        return values[name]
+
+    return [_PLACEHOLDER.sub(value, argument) for argument in arguments]
+
+
+def parse_size(text: str | int, total_bytes: int) -> int:
+    """Return a size in bytes: 16G and 500MB (powers of 1024), a number of bytes, or a share such as 50%.
+
+    Raises:
+        RamTrainError: not a size, not above 0, or more than `total_bytes`, the machine's memory.
+    """
+    hint = "give a size such as 16G, 500M or 50% (of this machine's memory)"
+    try:
+        if isinstance(text, str) and text.strip().endswith("%"):
+            size_bytes = int(total_bytes * float(text.strip()[:-1]) / 100)
+        else:
+            size_bytes = humanfriendly.parse_size(str(text), binary=True)
+    except (ValueError, OverflowError, humanfriendly.InvalidSize):
+        raise RamTrainError(f"ramdisk.size: {text!r} is not a size; {hint}.") from None
+    if size_bytes <= 0:
+        raise RamTrainError(f"ramdisk.size: {text!r} is not above 0; {hint}.")
+    if size_bytes > total_bytes:
+        raise RamTrainError(
+            f"ramdisk.size: {text!r} is more than this machine's memory of "
+            f"{humanfriendly.format_size(total_bytes, binary=True)}; {hint}."
+        )
+    return size_bytes
+
+
+def read_runs(path: Path, schema: dict[str, Any]) -> list[dict[str, str]]:
+    """Read the runs table: tab-separated, a header, one row a run; blank and # lines do not count.
+
+    Raises:
+        RamTrainError: no such file, no rows, a bad or duplicate run id; row and column are named.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise RamTrainError(f"runs: {path}: {error.strerror}.") from error
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"]
+    reader = csv.reader((line for _, line in numbered), delimiter="\t")
+    rows: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for (number, _), fields in zip(numbered, reader, strict=True):
+        if not header:
+            header = fields
+            if len(set(header)) < len(header):
+                raise RamTrainError(f"{path}: line {number}: a column name appears twice.")
+            continue
+        if len(fields) != len(header):
+            raise RamTrainError(
+                f"{path}: line {number}: {len(fields)} columns where the header has {len(header)}; "
+                "columns are separated by one tab."
+            )
+        row = dict(zip(header, fields, strict=True))
+        source = f"{path}: line {number}"
+        complete(row, schema, source)
+        if row["run"] in rows:
+            raise RamTrainError(f"{source}: run: {row['run']!r} appears twice; run ids must differ.")
+        rows[row["run"]] = row
+    if not rows:
+        raise RamTrainError(f"{path}: no runs in it; the first line names the columns, each other line is a run.")
+    return list(rows.values())
+
+
+def load_trainer(name: str, home: Path) -> Trainer:
+    """Read the adapter `name` from `home`/config/trainers.
+
+    Raises:
+        RamTrainError: no such adapter, or one that its schema or a regular expression refuses.
+    """
+    folder = home / "config" / "trainers"
+    known = sorted(entry.stem for entry in folder.glob("*.yaml"))
+    if name not in known:
+        raise RamTrainError(f"project.trainer: {name!r} is not known; known are: {', '.join(known)}.")
+    path = folder / f"{name}.yaml"
+    adapter = complete(load_yaml(path), _schema(home, "trainer"), str(path))
+    try:
+        progress = {key: re.compile(pattern) for key, pattern in adapter["progress"].items()}
+    except re.error as error:
+        raise RamTrainError(f"{path}: progress: {error}.") from error
+    resume = adapter["resume"]
+    return Trainer(
+        name=name,
+        model=tuple(adapter["model"]),
+        checkpoints=tuple(adapter["checkpoints"]),
+        artifacts=tuple(adapter["artifacts"]),
+        environment=adapter["environment"],
+        stop_signal=signal.Signals[adapter["stop"]["signal"]],
+        grace_s=adapter["stop"]["grace_s"],
+        progress=progress,
+        resume=resume and Resume(resume["checkpoint"], tuple(resume["arguments"])),
+    )
+
+
+def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[str, Any]:
+    """Check the config against its schema and return it with the schema's defaults filled in.
+
+    Args:
+        config: the config as it was read.
+        home: the folder of the workflow, which holds `workflow/schemas` and `config/trainers`.
+        source: the config's file name, for the messages.
+
+    Raises:
+        RamTrainError: one line for each thing that is wrong.
+    """
+    return complete(dict(config), _schema(home, "config"), source)
+
+
+def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
+    """Return every run of a complete config by its id, in the order of the runs table.
+
+    Raises:
+        RamTrainError: whatever is wrong with the runs table, the adapter, or the values in the config.
+    """
+    project, ramdisk, train = config["project"], config["ramdisk"], config["train"]
+    folder = _absolute(project["path"])
+    rows = (
+        read_runs(_absolute(config["runs"]), _schema(home, "runs"))
+        if config["runs"]
+        else [{"run": re.sub(r"[^A-Za-z0-9._=,+-]+", "_", folder.name).lstrip("._=,+-") or "run"}]
+    )
+    trainer = load_trainer(project["trainer"], home)
+    model = tuple(_globs("model", project["model"])) or trainer.model
+    if not model:
+        raise RamTrainError(
+            f"project.model: missing, and the adapter {trainer.name!r} knows no default; "
+            "give the globs of the files that are the final model."
+        )
+    size_bytes = parse_size(ramdisk["size"], psutil.virtual_memory().total)
+    command = _split(project["command"])
+    if ramdisk["backend"] == "path" and not ramdisk["path"]:
+        raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
+    if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
+        raise RamTrainError("project.command: staging `none` needs {ram} in it, the folder in RAM to write into.")
+    runs = {}
+    for row in rows:
+        parameters = {"seed": str(train["seed"]), **row}
+        run = Run(
+            run=row["run"],
+            parameters=parameters,
+            project=folder,
+            command=command,
+            trainer=trainer,
+            model=model,
+            checkpoints=(*trainer.checkpoints, *_globs("checkpoints", project["checkpoints"])),
+            artifacts=(*trainer.artifacts, *_globs("artifacts", project["artifacts"])),
+            exclude=tuple(_globs("exclude", project["exclude"])),
+            preload=tuple(_globs("preload", project["preload"])),
+            volatile=tuple(_absolute(path) for path in project["volatile"]),
+            backend=ramdisk["backend"],
+            size_bytes=size_bytes,
+            ramdisk_path=_absolute(ramdisk["path"]) if ramdisk["path"] else None,
+            sudo=ramdisk["sudo"],
+            staging=config["staging"],
+            threads=train["threads"],
+        )
+        run.arguments(ram="")
+        runs[run.run] = run
+    return runs
+
+
+def check_project(run: Run) -> None:
+    """Check that the project can be trained: its folder, and the command's program.
+
+    Raises:
+        RamTrainError: the folder is missing, a file, unreadable or empty; the program is not there.
+    """
+    folder = run.project
+    where = f"project.path: {folder}"
+    try:
+        if not folder.exists():
+            raise RamTrainError(f"{where}: no such folder. It is relative to {Path.cwd()} unless it starts with /.")
+        if not folder.is_dir():
+            raise RamTrainError(f"{where}: is a file; give the folder that the training starts in.")
+        if next(folder.iterdir(), None) is None:
+            raise RamTrainError(f"{where}: the folder is empty; nothing to train.")
+    except PermissionError:
+        raise RamTrainError(f"{where}: may not be read; check its owner and mode.") from None
+    program = run.arguments(ram=str(folder))[0]
+    found = (folder / program) if "/" in program else shutil.which(program)
+    if not found or not os.access(found, os.X_OK):
+        raise RamTrainError(
+            f"project.command: program {program!r} not found"
+            + (f" in {folder}" if "/" in program else " on the PATH; is its environment active?")
+        )
+
+
+def _schema(home: Path, name: str) -> dict[str, Any]:
+    return load_yaml(home / "workflow" / "schemas" / f"{name}.schema.yaml")
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _globs(key: str, patterns: Iterable[str]) -> Iterable[str]:
+    for pattern in patterns:
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise RamTrainError(f"project.{key}: {pattern!r}: globs are relative to the project and stay in it.")
+        yield pattern
+
+
+def _split(command: str | list[str | int | float]) -> tuple[str, ...]:
+    try:
+        arguments = shlex.split(command) if isinstance(command, str) else [str(part) for part in command]
+    except ValueError as error:
+        raise RamTrainError(f"project.command: {error}: {command!r}.") from None
+    if not arguments or not arguments[0]:
+        raise RamTrainError("project.command: is empty; give the program that trains, and its arguments.")
+    return tuple(arguments)

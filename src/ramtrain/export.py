@@ -1,0 +1,166 @@
+"""Bring the model, the artifacts and the trainer's log home, verified."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from humanfriendly import format_size
+
+from ramtrain.config import Run
+from ramtrain.durable import Kept, commit_file, commit_folder
+from ramtrain.errors import RamTrainError
+from ramtrain.meter import ProcessWrites, own_writes
+from ramtrain.progress import CopyProgress
+from ramtrain.ramdisk import Lease
+from ramtrain.staging import Stage
+from ramtrain.view import Escapes, View
+
+log = logging.getLogger(__name__)
+
+RESULTS = Path("results")
+TRAINER_LOG = "train.log"
+_MOST_NAMES = 30
+
+
+@dataclass(frozen=True)
+class Export:
+    """What came home: files with their path in the run's results, seconds, and what it wrote to the disk."""
+
+    model: list[Kept]
+    artifacts: list[Kept]
+    export_s: float
+    writes: ProcessWrites
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Export:
+        """Return the export that `asdict` made `content` of."""
+        return cls(
+            model=[Kept(**file) for file in content["model"]],
+            artifacts=[Kept(**file) for file in content["artifacts"]],
+            export_s=content["export_s"],
+            writes=ProcessWrites(**content["writes"]),
+        )
+
+
+def home(run: Run) -> Path:
+    """Return the folder of the run's results."""
+    return RESULTS / run.run
+
+
+def keep_log(run: Run, lease: Lease) -> Path:
+    """Bring the trainer's output home; return where it is then."""
+    source, target = Path(lease.folder) / TRAINER_LOG, home(run) / TRAINER_LOG
+    if not source.exists():
+        return target
+    try:
+        commit_file(source, target)
+    except OSError as error:
+        log.error("run %s: its log could not be brought home: %s", run.run, error)
+        return source
+    return target
+
+
+def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
+    """Copy what the config names from RAM to the run's results; verified, or an error with everything still in RAM.
+
+    Raises:
+        RamTrainError: a glob of the model matches nothing, a link points out of the project, the disk is full or fails.
+    """
+    started, before = time.monotonic(), own_writes()
+    view = stage.view()
+    model = _find_model(run, lease, stage, view)
+    artifacts = _find_artifacts(run, view, leave_out=set(model))
+    sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
+    total_bytes = sum(sizes.values())
+    target = home(run)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        _check_room(target, total_bytes)
+        keep_log(run, lease)
+        with CopyProgress(f"run {run.run}: exporting", len(sizes), total_bytes) as progress:
+            kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
+            kept_model = commit_folder(_shorten(model), target / "model", progress.add)
+    except (OSError, RamTrainError) as error:
+        raise RamTrainError(
+            f"run {run.run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "
+            "mended, type `snakemake --cores 1 train` again: only the export is repeated."
+        ) from error
+    return Export(
+        model=[replace(file, path=f"model/{file.path}") for file in kept_model],
+        artifacts=[replace(file, path=f"artifacts/{file.path}") for file in kept_artifacts],
+        export_s=round(time.monotonic() - started, 3),
+        writes=own_writes().since(before),
+    )
+
+
+def check_home(run: Run, export: Export) -> None:
+    """Check that what was exported is still at home, before the RAM is released.
+
+    Raises:
+        RamTrainError: a file is missing or has another size.
+    """
+    for file in (*export.model, *export.artifacts):
+        path = home(run) / file.path
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            raise RamTrainError(
+                f"run {run.run}: {path} is no longer as it was exported; the RAM is not released. Delete "
+                f"{home(run)}/export.json and type `snakemake --cores 1 train` to export again."
+            )
+
+
+def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, Path]:
+    """Return the real file for each path that the model's globs name."""
+    found: dict[str, Path] = {}
+    for pattern in run.model:
+        paths = view.glob([pattern])
+        if not paths:
+            written = view.written(Path(stage.project))
+            listed = "\n".join(f"  {name}" for name in written[:_MOST_NAMES]) or "  (nothing)"
+            more = f"\n  and {len(written) - _MOST_NAMES} more" if len(written) > _MOST_NAMES else ""
+            raise RamTrainError(
+                f"run {run.run}: project.model: {pattern!r} matches nothing after training. The trainer wrote, in "
+                f"{stage.layers[0]}:\n{listed}{more}\nThe RAM disk stays. Correct project.model in the config and type "
+                "`snakemake --cores 1 train` again: only the export is repeated."
+            )
+        for path in paths:
+            try:
+                found[path] = view.real(path)
+            except (Escapes, FileNotFoundError) as error:
+                raise RamTrainError(
+                    f"run {run.run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}."
+                ) from error
+    return found
+
+
+def _find_artifacts(run: Run, view: View, leave_out: set[str]) -> dict[str, Path]:
+    found = {}
+    for path in view.glob(run.artifacts):
+        if path in leave_out:
+            continue
+        try:
+            found[path] = view.real(path)
+        except (Escapes, FileNotFoundError) as error:
+            log.warning("run %s: artifact %s is left out: %s", run.run, path, error)
+    return found
+
+
+def _shorten(sources: Mapping[str, Path]) -> dict[str, Path]:
+    """Leave out the folders that all of the model's files share."""
+    shared = os.path.commonpath([os.path.dirname(path) for path in sources])
+    return {os.path.relpath(path, shared or "."): source for path, source in sources.items()}
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < size_bytes:
+        raise RamTrainError(
+            f"{folder} has {format_size(free_bytes, binary=True)} free, and {format_size(size_bytes, binary=True)} are "
+            "to come home; make room there."
+        )

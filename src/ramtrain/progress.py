@@ -1,0 +1,111 @@
+"""Progress of copies and trainings: one live line on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from humanfriendly import format_size
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+_LINE_EVERY_S = 5.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class CopyProgress:
+    """Files, bytes, rate and time left of one copy; `add` may be called from several threads."""
+
+    def __init__(self, what: str, total_files: int, total_bytes: int) -> None:
+        self.what = what
+        self.total_files = total_files
+        self.files = 0
+        self.lock = threading.Lock()
+        self.bar = tqdm(
+            total=total_bytes,
+            desc=what,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        self.total_bytes = total_bytes
+        self.bytes = 0
+        self.started = self.last_line = time.monotonic()
+
+    def __enter__(self) -> CopyProgress:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.bar.close()
+
+    def add(self, files: int, size_bytes: int) -> None:
+        """Count `files` and `size_bytes` more as copied."""
+        with self.lock:
+            self.files += files
+            self.bytes += size_bytes
+            if not self.bar.disable:
+                self.bar.set_postfix_str(f"{self.files}/{self.total_files} files", refresh=False)
+                self.bar.update(size_bytes)
+            elif time.monotonic() - self.last_line >= _LINE_EVERY_S:
+                self.last_line = time.monotonic()
+                log.info("%s: %s", self.what, self._line())
+
+    def _line(self) -> str:
+        rate = self.bytes / (time.monotonic() - self.started)
+        left = tqdm.format_interval((self.total_bytes - self.bytes) / rate) if rate else "?"
+        return (
+            f"{self.files}/{self.total_files} files, {format_size(self.bytes, binary=True)} of "
+            f"{format_size(self.total_bytes, binary=True)}, {format_size(rate, binary=True)}/s, {left} left"
+        )
+
+
+class TrainingProgress:
+    """What a trainer's output says of its progress, told in brief.
+
+    Args:
+        patterns: regular expressions with one group each, such as those of an adapter's `progress`.
+    """
+
+    def __init__(self, what: str, patterns: Mapping[str, re.Pattern[str]]) -> None:
+        self.what = what
+        self.patterns = patterns
+        self.latest: dict[str, str] = {}
+        self.told = ""
+        self.rest = ""
+        self.started = self.last_line = time.monotonic()
+
+    def feed(self, output: str) -> None:
+        """Take in more of the trainer's output, not necessarily whole lines."""
+        *lines, self.rest = (self.rest + output).split("\n")
+        for line in lines:
+            plain = _COLOURS.sub("", line)
+            for name, pattern in self.patterns.items():
+                if found := pattern.search(plain):
+                    self.latest[name] = found.group(1)
+
+    def tell(self, ram_bytes: int) -> None:
+        """Say where the training is: at once on a terminal, else when there is news, every few seconds at most."""
+        known = ", ".join(f"{name} {value}" for name, value in self.latest.items())
+        if sys.stderr.isatty():
+            elapsed = tqdm.format_interval(time.monotonic() - self.started)
+            ram = format_size(ram_bytes, binary=True)
+            sys.stderr.write(f"\r\x1b[K{self.what}: {elapsed}, {known or 'training'}, {ram} in RAM")
+            sys.stderr.flush()
+        elif known != self.told and time.monotonic() - self.last_line >= _LINE_EVERY_S:
+            self.last_line = time.monotonic()
+            self.told = known
+            log.info("%s: %s", self.what, known)
+
+    def close(self) -> None:
+        """Clear the live line."""
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")

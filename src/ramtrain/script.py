@@ -1,0 +1,43 @@
+"""What the workflow's scripts share: logging in one place, and errors that a user can read."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ramtrain.config import Run, load_runs
+from ramtrain.errors import RamTrainError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def script(snakemake: Any) -> Iterator[Run]:
+    """Give a script the settings of its run; messages go to its log file and to the terminal.
+
+    A `RamTrainError` ends the script with its text and status 1. Anything else is a defect and shows its traceback.
+    """
+    log_to(Path(snakemake.log[0]))
+    try:
+        yield load_runs(snakemake.config, workflow_home(snakemake))[snakemake.wildcards.run]
+    except RamTrainError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+def workflow_home(snakemake: Any) -> Path:
+    """Return the folder that holds the Snakefile, from a script in its folder `scripts`."""
+    return Path(snakemake.scriptdir).parent
+
+
+def log_to(path: Path) -> None:
+    """Send messages to the terminal as they are, and to `path` with time and level."""
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file])

@@ -1,0 +1,414 @@
+"""How the trainer comes to see the project: through an overlay, as a copy in RAM, or as it is."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ramtrain.config import Run
+from ramtrain.durable import write_json
+from ramtrain.errors import RamTrainError
+from ramtrain.namespace import ENTER, Overlay
+from ramtrain.progress import CopyProgress
+from ramtrain.ramdisk import Lease, remove_tree
+from ramtrain.system import mounts
+from ramtrain.view import View, matcher
+
+log = logging.getLogger(__name__)
+
+STAGE = ".stage.json"
+_BEGUN = "begun.json"
+_SENDFILE_BYTES = 16 << 20
+_BATCH_BYTES = 32 << 20
+_BATCH_FILES = 256
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a run's project was staged; paths are absolute, `project` resolved.
+
+    `ram` is what {ram} stands for and where the trainer's products are looked for, `cwd` the folder it starts in,
+    `layers` what makes up the project as it sees it, the upper first. `files` and `bytes` are what was copied to RAM.
+    """
+
+    project: str
+    method: str
+    why: str
+    namespace: str | None
+    ram: str
+    cwd: str
+    layers: list[str]
+    overlays: list[Overlay]
+    files: int
+    bytes: int
+    stage_s: float
+
+    @classmethod
+    def read(cls, path: Path) -> Stage:
+        """Read what `stage_project` found."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Stage:
+        """Return the stage that `asdict` made `content` of."""
+        return cls(**{**content, "overlays": [Overlay(**entry) for entry in content["overlays"]]})
+
+    def view(self) -> View:
+        """Return the project as the trainer sees it."""
+        seen_as = [self.ram] if self.method == "none" else [self.ram, self.project]
+        return View([Path(layer) for layer in self.layers], [Path(path) for path in seen_as])
+
+
+def renew(run: Run, lease: Lease) -> Stage:
+    """Throw away what a training wrote that left nothing to go on from, and stage the project anew."""
+    (Path(lease.folder) / _BEGUN).unlink()
+    return stage_project(run, lease)
+
+
+class Unavailable(RamTrainError):
+    """A staging method that does not work here; its text says why."""
+
+
+def stage_project(run: Run, lease: Lease) -> Stage:
+    """Prepare the run's folder on its RAM disk so that the trainer can be started on it.
+
+    What a killed attempt at staging left is done again; what a trainer has begun to write to is kept. How it was done
+    is noted on the RAM disk too, for a rescue.
+
+    Raises:
+        RamTrainError: the configured method does not work here, or what is there belongs to another training.
+    """
+    started = time.monotonic()
+    folder = Path(lease.folder)
+    if not has_begun(run, lease):
+        for left in ("overlay", "volatile", "project", "out"):
+            remove_tree(folder / left)
+    methods: dict[str, Callable[[Run, Path], Stage]] = {"overlay": _overlay, "copy": _copy, "none": _none}
+    if run.staging != "auto":
+        stage = methods[run.staging](run, folder)
+    else:
+        try:
+            stage = replace(_overlay(run, folder), why="the first choice, and it works here")
+        except Unavailable as reason:
+            stage = replace(_copy(run, folder), why=f"no overlay: {reason}")
+    stage = replace(stage, stage_s=round(time.monotonic() - started, 3))
+    write_json(folder / STAGE, asdict(stage))
+    return stage
+
+
+def begin(run: Run, lease: Lease) -> None:
+    """Note on the RAM disk which training is about to write there."""
+    write_json(Path(lease.folder) / _BEGUN, run.training)
+
+
+def has_begun(run: Run, lease: Lease) -> bool:
+    """Whether this training has been started on what is on the RAM disk.
+
+    Raises:
+        RamTrainError: another training has, with another command or project.
+    """
+    begun = Path(lease.folder) / _BEGUN
+    if not begun.exists():
+        return False
+    earlier = json.loads(begun.read_text(encoding="utf-8"))
+    if earlier != run.training:
+        raise RamTrainError(
+            f"run {run.run}: its RAM disk {lease.folder} holds what another training began, "
+            f"`{shlex.join(earlier['command'])}` in {earlier['project']}. Type `snakemake --cores 1 unmount` to bring "
+            "that home, then train again."
+        )
+    return True
+
+
+def _overlay(run: Run, folder: Path) -> Stage:
+    project = run.project.resolve()
+    _check_disjoint(project, folder)
+    overlays = [_prepare(project, folder / "overlay")]
+    for number, place in enumerate(run.volatile, 1):
+        place.mkdir(parents=True, exist_ok=True)
+        captured = place.resolve()
+        if captured.is_relative_to(project):
+            log.info("run %s: volatile folder %s is in the project, which is captured as a whole", run.run, place)
+            continue
+        _check_disjoint(captured, folder)
+        overlays.append(_prepare(captured, folder / "volatile" / str(number)))
+    namespace = _find_namespace(overlays, folder)
+    upper = Path(overlays[0].upper)
+    files, size_bytes = _preload(run, project, upper)
+    return Stage(
+        project=str(project),
+        method="overlay",
+        why="as configured",
+        namespace=namespace,
+        ram=str(project),
+        cwd=str(project),
+        layers=[str(upper), str(project)],
+        overlays=overlays,
+        files=files,
+        bytes=size_bytes,
+        stage_s=0.0,
+    )
+
+
+def _preload(run: Run, project: Path, upper: Path) -> tuple[int, int]:
+    """Copy the files that `preload` names into the upper layer, where reads find them in RAM."""
+    if not run.preload:
+        return 0, 0
+    items = [item for item in _scan(project, matcher(())) if not item.is_folder]
+    wanted = set(View([project]).glob(run.preload))
+    chosen = [item for item in items if item.path in wanted]
+    if not chosen:
+        raise RamTrainError(f"project.preload: {', '.join(run.preload)} matches no file in {project}.")
+    parents = {str(parent) for item in chosen for parent in PurePosixPath(item.path).parents} - {"."}
+    folders = [_Item(path, (project / path).lstat()) for path in sorted(parents)]
+    return _copy_items([*folders, *chosen], project, upper, f"run {run.run}: preloading")
+
+
+def _copy(run: Run, folder: Path) -> Stage:
+    project = run.project.resolve()
+    target, partial = folder / "project", folder / "project.partial"
+    files = size_bytes = 0
+    if not target.exists():
+        remove_tree(partial)
+        partial.mkdir()
+        items = list(_scan(project, matcher((*run.exclude, *_own_places(project)))))
+        files, size_bytes = _copy_items(items, project, partial, f"run {run.run}: staging")
+        shutil.copystat(project, partial)
+        partial.rename(target)
+    return Stage(
+        project=str(project),
+        method="copy",
+        why="as configured",
+        namespace=None,
+        ram=str(target),
+        cwd=str(target),
+        layers=[str(target)],
+        overlays=[],
+        files=files,
+        bytes=size_bytes,
+        stage_s=0.0,
+    )
+
+
+def _own_places(project: Path) -> list[str]:
+    """Return what a project that is also Snakemake's working directory must not carry along."""
+    here = Path.cwd().resolve()
+    if not here.is_relative_to(project):
+        return []
+    prefix = here.relative_to(project)
+    return [str(prefix / name) for name in ("results", ".snakemake", ".ramtrain")]
+
+
+def _none(run: Run, folder: Path) -> Stage:
+    project, out = run.project.resolve(), folder / "out"
+    out.mkdir(exist_ok=True)
+    return Stage(
+        project=str(project),
+        method="none",
+        why="as configured",
+        namespace=None,
+        ram=str(out),
+        cwd=str(project),
+        layers=[str(out)],
+        overlays=[],
+        files=0,
+        bytes=0,
+        stage_s=0.0,
+    )
+
+
+def _check_disjoint(lower: Path, folder: Path) -> None:
+    if folder.is_relative_to(lower):
+        raise Unavailable(f"{lower} holds the RAM disk {folder} itself.")
+    inside = [str(entry.point) for entry in mounts() if entry.point != lower and entry.point.is_relative_to(lower)]
+    if inside:
+        raise Unavailable(f"{', '.join(inside)} is mounted inside {lower}, and an overlay would hide it.")
+
+
+def _prepare(lower: Path, place: Path) -> Overlay:
+    upper, work = place / "upper", place / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    if not upper.exists():
+        upper.mkdir()
+        status = lower.stat()
+        if os.geteuid() == 0:
+            os.chown(upper, status.st_uid, status.st_gid)
+        upper.chmod(stat.S_IMODE(status.st_mode))
+        os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return Overlay(str(lower), str(upper), str(work))
+
+
+def _find_namespace(overlays: Sequence[Overlay], folder: Path) -> str:
+    """Return the first kind of namespace in which the overlays work, found out by using them."""
+    reasons = []
+    for namespace in ("mount", "user") if os.geteuid() == 0 else ("user",):
+        with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as scratch:
+            trial = {
+                "overlays": [asdict(overlay) for overlay in overlays],
+                "namespace": namespace,
+                "scratch": scratch,
+            }
+            argv = [*ENTER[namespace], sys.executable, "-I", "-m", "ramtrain.namespace"]
+            try:
+                done = subprocess.run(argv, check=False, input=json.dumps(trial), capture_output=True, text=True)
+            except OSError as error:
+                raise Unavailable(f"{argv[0]}: {error.strerror} (package util-linux).") from None
+            remove_tree(Path(scratch) / "work")
+        if done.returncode == 0:
+            return namespace
+        reasons.append(f"in a {namespace} namespace: {' '.join(done.stderr.split())}")
+    raise Unavailable("; ".join(reasons) + " (README, 'Overlay without root')")
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Something to copy: its path in the project and its lstat."""
+
+    path: str
+    status: os.stat_result
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+
+def _scan(project: Path, leave_out: re.Pattern[str], prefix: str = "") -> Iterator[_Item]:
+    """Yield all that is in the project, a folder before what it holds, less what `leave_out` matches."""
+    try:
+        entries = sorted(os.scandir(project / prefix), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise RamTrainError(f"project.path: {error.filename} may not be read; check its owner and mode.") from None
+    for entry in entries:
+        path = f"{prefix}{entry.name}"
+        if leave_out.fullmatch(path):
+            continue
+        item = _Item(path, entry.stat(follow_symlinks=False))
+        yield item
+        if item.is_folder:
+            yield from _scan(project, leave_out, f"{path}/")
+
+
+def _copy_items(items: Sequence[_Item], project: Path, target: Path, what: str) -> tuple[int, int]:
+    """Copy `items` with modes, times, owners, attributes, holes, links and hard links; return files and bytes."""
+    regular, rest, first_names, hard_links = [], [], {}, []
+    for item in items:
+        mode = item.status.st_mode
+        if item.is_folder:
+            (target / item.path).mkdir(mode=stat.S_IRWXU, exist_ok=True)
+        elif stat.S_ISREG(mode):
+            inode = (item.status.st_dev, item.status.st_ino)
+            if item.status.st_nlink > 1 and inode in first_names:
+                hard_links.append((first_names[inode], item.path))
+            else:
+                first_names[inode] = item.path
+                regular.append(item)
+        elif stat.S_ISLNK(mode):
+            rest.append(item)
+        else:
+            log.warning("%s: %s is neither file, folder nor link; left out", what, item.path)
+    size_bytes = sum(item.status.st_size for item in regular)
+    with CopyProgress(what, len(regular), size_bytes) as progress, ThreadPoolExecutor(_WORKERS) as pool:
+        for done in [pool.submit(_copy_batch, batch, project, target, progress) for batch in _batches(regular)]:
+            done.result()
+    for first, second in hard_links:
+        os.link(target / first, target / second)
+    for item in rest:
+        _copy_link(item, project, target)
+    for item in reversed([item for item in items if item.is_folder]):
+        _set_status(target / item.path, item.status)
+    return len(regular) + len(hard_links), size_bytes
+
+
+def _batches(items: Iterable[_Item]) -> list[list[_Item]]:
+    """Group files so that the large ones are spread over the threads and the small ones cost few hand-overs."""
+    batches: list[list[_Item]] = [[]]
+    size_bytes = 0
+    for item in items:
+        if size_bytes >= _BATCH_BYTES or len(batches[-1]) >= _BATCH_FILES:
+            batches.append([])
+            size_bytes = 0
+        batches[-1].append(item)
+        size_bytes += item.status.st_size
+    return sorted(batches, key=lambda batch: -sum(item.status.st_size for item in batch))
+
+
+def _copy_batch(batch: Sequence[_Item], project: Path, target: Path, progress: CopyProgress) -> None:
+    for item in batch:
+        try:
+            _copy_file(project / item.path, target / item.path, item.status, progress)
+        except PermissionError as error:
+            raise RamTrainError(f"project.path: {error.filename} may not be read; check its owner and mode.") from None
+        progress.add(1, 0)
+
+
+def _copy_file(source: Path, target: Path, status: os.stat_result, progress: CopyProgress) -> None:
+    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            for start, end in _data_ranges(reader, status):
+                os.lseek(writer, start, os.SEEK_SET)
+                while start < end and (count := os.sendfile(writer, reader, start, min(end - start, _SENDFILE_BYTES))):
+                    start += count
+                    progress.add(0, count)
+            if os.lseek(writer, 0, os.SEEK_CUR) != status.st_size:
+                os.ftruncate(writer, status.st_size)
+            for name in os.listxattr(reader):
+                os.setxattr(writer, name, os.getxattr(reader, name))
+            _set_status(writer, status)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _data_ranges(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
+    """Yield where a file has data, so that a sparse one stays sparse (lseek(2), SEEK_DATA)."""
+    if status.st_blocks * 512 >= status.st_size:
+        yield 0, status.st_size
+        return
+    end = 0
+    while end < status.st_size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # a hole up to the end
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def _set_status(target: Path | int, status: os.stat_result) -> None:
+    if os.geteuid() == 0:
+        os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _copy_link(item: _Item, project: Path, target: Path) -> None:
+    """Make a link anew: one into the project leads into the copy, one out of it to where it led."""
+    link = project / item.path
+    text = os.readlink(link)
+    leads_to = Path(os.path.normpath(link.parent / text))
+    if leads_to.is_relative_to(project):
+        text = os.path.relpath(target / leads_to.relative_to(project), (target / item.path).parent)
+    elif not text.startswith("/"):
+        text = str(leads_to)
+    (target / item.path).symlink_to(text)

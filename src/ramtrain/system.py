@@ -1,0 +1,112 @@
+"""What Linux offers and Python's library does not: commands, mounts, process attributes."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ramtrain.errors import RamTrainError
+
+log = logging.getLogger(__name__)
+
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+# linux/fs.h
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CommandError(RamTrainError):
+    """A system command that did not end with 0; its text carries what the command said."""
+
+
+def run_command(*argv: str) -> str:
+    """Run a system command and return what it printed.
+
+    Raises:
+        CommandError: the program is missing or ended with another status than 0.
+    """
+    log.debug("running: %s", shlex.join(argv))
+    try:
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise CommandError(f"{argv[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise CommandError(f"{shlex.join(argv)}: {said}")
+    return done.stdout
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno), what)
+
+
+def mount(source: str, target: str, fstype: str, options: str) -> None:
+    """Call mount(2), which needs no parsing of `options` by a program in between."""
+    _check(
+        _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), 0, os.fsencode(options)),
+        target,
+    )
+
+
+def set_process_attribute(option: int, value: int) -> None:
+    """Call prctl(2)."""
+    _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option})")
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two names in one step: renameat2(2) with RENAME_EXCHANGE.
+
+    Raises:
+        OSError: EINVAL or ENOSYS where the file system cannot (NFS, for one).
+    """
+    _check(
+        _libc.renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE),
+        str(second),
+    )
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    device: str
+    point: Path
+    fstype: str
+    source: str
+    options: tuple[str, ...]
+
+
+def _unescape(field: str) -> str:
+    return os.fsdecode(os.fsencode(field).decode("unicode_escape").encode("latin-1"))
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts that this process sees, later ones on top of earlier ones."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        left, right = line.split(" - ", 1)
+        fields = left.split(" ")
+        fstype, source, super_options = right.split(" ", 2)
+        options = (*fields[5].split(","), *super_options.split(","))
+        found.append(Mount(fields[2], Path(_unescape(fields[4])), fstype, _unescape(source), options))
+    return found
+
+
+def mount_of(path: Path) -> Mount:
+    """Return the mount that holds `path`, which must be resolved."""
+    holding = [entry for entry in mounts() if path.is_relative_to(entry.point)]
+    deepest = max(len(entry.point.parts) for entry in holding)
+    return [entry for entry in holding if len(entry.point.parts) == deepest][-1]

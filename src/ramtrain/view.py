@@ -1,0 +1,225 @@
+"""What the trainer sees of its project, read from outside: an overlay's layers, a copy, or a plain folder.
+
+The overlay's rules are the kernel's (Documentation/filesystems/overlayfs.rst): the upper layer's name wins, a character
+device 0/0 hides a name, a folder marked opaque hides the layers below it; folders of both layers merge. The mounts
+themselves use redirect_dir=nofollow and metacopy=off, so that there is nothing else to follow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from ramtrain.errors import RamTrainError
+
+_MAGIC = re.compile(r"[*?[]")
+_OPAQUE_ATTRIBUTES = ("trusted.overlay.opaque", "user.overlay.opaque")
+_MOST_LINKS = 40  # as the kernel, path_resolution(7)
+
+
+class Escapes(RamTrainError):
+    """A symbolic link that points out of the project."""
+
+
+class View:
+    """A project as its trainer sees it.
+
+    Args:
+        layers: folders that make it up, the upper first.
+        seen_as: the absolute paths under which the trainer knows the project, for links with absolute targets.
+    """
+
+    def __init__(self, layers: Sequence[Path], seen_as: Sequence[Path] = ()) -> None:
+        self.layers = list(layers)
+        self.seen_as = [Path(path) for path in seen_as]
+
+    def glob(self, patterns: Iterable[str]) -> list[str]:
+        """Return the paths of all files that the patterns name, sorted; a folder stands for all files in it.
+
+        `*`, `?` and `[...]` match within a name, `**` any number of folders. Links to folders are followed only where
+        the pattern spells their name out.
+        """
+        found: set[str] = set()
+        for pattern in patterns:
+            literal, rest = _split_pattern(pattern)
+            try:
+                layers = self._folders(literal)
+            except Escapes:
+                layers = []
+            if not rest or not layers:
+                if self._exists(literal):
+                    found.update(self._files_of(literal))
+                continue
+            matches = re.compile(_translate(rest)).fullmatch
+            depth = None if "**" in rest else len(rest.split("/"))
+            for path, is_folder in _walk(layers, "", depth):
+                if matches(path):
+                    whole = str(PurePosixPath(literal) / path)
+                    found.update(self._files_of(whole) if is_folder else [whole])
+        return sorted(found)
+
+    def real(self, path: str) -> Path:
+        """Return the file that `path` stands for, links followed.
+
+        Raises:
+            Escapes: a link on the way points out of the project.
+            FileNotFoundError: there is no such file.
+        """
+        layers = self._resolve(path)
+        if not layers:
+            raise FileNotFoundError(path)
+        return layers[0]
+
+    def written(self, original: Path) -> list[str]:
+        """Return the files of the upper layer that `original` does not have, or not with that size and time."""
+        changed = []
+        for path, is_folder in _walk(self.layers[:1], "", None):
+            if is_folder:
+                continue
+            status = (self.layers[0] / path).lstat()
+            try:
+                before = (original / path).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                changed.append(path)
+                continue
+            if (status.st_size, status.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                changed.append(path)
+        return sorted(changed)
+
+    def _files_of(self, path: str) -> list[str]:
+        try:
+            layers = self._folders(path)
+        except Escapes:
+            layers = []  # a link out of the project is a name like any other until it is read
+        if not layers:
+            return [path]
+        return [f"{path}/{name}" for name, is_folder in _walk(layers, "", None) if not is_folder]
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return bool(self._resolve(path))
+        except Escapes:
+            return True
+
+    def _folders(self, path: str) -> list[Path]:
+        return [layer for layer in self._resolve(path) if layer.is_dir()]
+
+    def _resolve(self, path: str) -> list[Path]:
+        """Return what stands for `path` in each layer that contributes to it, the upper first; [] if nothing does."""
+        left = [part for part in path.split("/") if part not in ("", ".")]
+        trail: list[list[Path]] = [self.layers]
+        links = 0
+        while left:
+            name = left.pop(0)
+            if name == "..":
+                if len(trail) == 1:
+                    raise Escapes(f"{path} leads out of the project")
+                trail.pop()
+                continue
+            here = _lookup(trail[-1], name)
+            if here and here[0].is_symlink():
+                links += 1
+                if links > _MOST_LINKS:
+                    raise Escapes(f"{path}: too many links on the way")
+                target = os.readlink(here[0])
+                if target.startswith("/"):
+                    target = self._inside(path, target)
+                    trail = [self.layers]
+                left = [part for part in target.split("/") if part not in ("", ".")] + left
+                continue
+            if not here:
+                return []
+            trail.append(here)
+        return trail[-1]
+
+    def _inside(self, path: str, target: str) -> str:
+        for root in self.seen_as:
+            if Path(os.path.normpath(target)).is_relative_to(root):
+                return os.path.relpath(os.path.normpath(target), root)
+        raise Escapes(f"{path} is a link to {target}, outside the project")
+
+
+def _lookup(layers: Sequence[Path], name: str) -> list[Path]:
+    found: list[Path] = []
+    for layer in layers:
+        path = layer / name
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if _is_whiteout(status) or (found and not stat.S_ISDIR(status.st_mode)):
+            break
+        found.append(path)
+        if not stat.S_ISDIR(status.st_mode) or _is_opaque(path):
+            break
+    return found
+
+
+def _walk(layers: Sequence[Path], prefix: str, depth: int | None) -> Iterator[tuple[str, bool]]:
+    """Yield (path, is a folder) of everything below the merged folder `layers`; links are names, not followed."""
+    names = {entry.name for layer in layers if layer.is_dir() for entry in os.scandir(layer)}
+    for name in sorted(names):
+        found = _lookup(layers, name)
+        if not found:
+            continue
+        path = f"{prefix}{name}"
+        is_folder = stat.S_ISDIR(found[0].lstat().st_mode)
+        yield path, is_folder
+        if is_folder and depth != 1:
+            yield from _walk(found, f"{path}/", depth and depth - 1)
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _is_opaque(folder: Path) -> bool:
+    for attribute in _OPAQUE_ATTRIBUTES:
+        try:
+            if os.getxattr(folder, attribute, follow_symlinks=False) == b"y":
+                return True
+        except OSError:
+            continue  # no such attribute, or a file system without them
+    return False
+
+
+def _split_pattern(pattern: str) -> tuple[str, str]:
+    """Split a glob into its leading folders without wildcards and the rest."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    magic = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), len(parts))
+    return "/".join(parts[:magic]), "/".join(parts[magic:])
+
+
+def _translate(pattern: str) -> str:
+    """Return the regular expression for a glob (glob.translate of Python 3.13, hidden names included)."""
+    parts = pattern.split("/")
+    expression = ""
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            expression += ".+" if last else "(?:[^/]+/)*"
+            continue
+        for token in re.findall(r"\[!?\]?[^\]]*\]|.", part, re.DOTALL):
+            if token == "*":
+                expression += "[^/]*"
+            elif token == "?":
+                expression += "[^/]"
+            elif len(token) > 1:
+                expression += (
+                    "["
+                    + ("^" if token[1] == "!" else "")
+                    + re.escape(token[1:-1].lstrip("!")).replace(r"\-", "-")
+                    + "]"
+                )
+            else:
+                expression += re.escape(token)
+        expression += "" if last else "/"
+    return f"(?s:{expression})"
+
+
+def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
+    """Return a regular expression whose fullmatch tells whether any of the globs names a path."""
+    return re.compile("|".join(_translate(pattern.strip("/")) for pattern in patterns) or r"(?!)")

@@ -1,0 +1,50 @@
+"""The configuration: loaded, checked, resolved to one `Run` per run. No rules."""
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from ramtrain import config as settings, ramdisk, supervise
+from ramtrain.errors import RamTrainError
+
+HOME = Path(workflow.basedir)
+RAM_ROOT = ramdisk.ram_root(Path.cwd())
+
+
+def load_runs():
+    """Return the configured runs by id; fill the schema's defaults into Snakemake's config."""
+    source = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
+    config.update(settings.complete_config(config, HOME, source))
+    runs = settings.load_runs(config, HOME)
+    ramdisk.check_root(RAM_ROOT)
+    if "unmount" not in sys.argv:  # what is in RAM comes home whatever became of the project
+        for run in runs.values():
+            if not Path("results", run.run, "record.json").exists():
+                settings.check_project(run)
+    return runs
+
+
+try:
+    RUNS = load_runs()
+except RamTrainError as error:
+    raise WorkflowError(str(error)) from None
+
+supervise.remember_caller()
+
+# What all runs together may hold in RAM; --resources ramdisk_mb=N overrides it.
+workflow.global_resources.setdefault("ramdisk_mb", ramdisk.budget_mb())
+
+
+wildcard_constraints:
+    run="[^/]+",
+
+
+def ramdisk_mb(wildcards):
+    """Return what the run holds from mount to unmount: the same on every rule of its chain."""
+    return RUNS[wildcards.run].ramdisk_mb
+
+
+def run_threads(wildcards):
+    """Return the threads of the run's trainer, or 1 where they are its own affair: likewise the same on every rule."""
+    return RUNS[wildcards.run].threads or 1

@@ -1,0 +1,42 @@
+"""From a staged project to a verified model at home."""
+
+
+rule train_run:
+    """Run the trainer under supervision; its params are what a change of trains the run again."""
+    input:
+        lease=rules.mount_ramdisk.output.lease,
+        stage=rules.stage_project.output.stage,
+    output:
+        train=temp(RAM_ROOT / "{run}/train.json"),
+    log:
+        "results/{run}/logs/train_run.log",
+    priority: 3
+    conda:
+        "../envs/ramtrain.yaml"
+    threads: run_threads
+    resources:
+        ramdisk_mb=ramdisk_mb,
+    params:
+        training=lambda wildcards: RUNS[wildcards.run].training,
+    script:
+        "../../scripts/train_run.py"
+
+
+rule export_model:
+    """Bring the model, the artifacts and the log home; read them back from the disk and compare."""
+    input:
+        lease=rules.mount_ramdisk.output.lease,
+        stage=rules.stage_project.output.stage,
+        train=rules.train_run.output.train,
+    output:
+        export="results/{run}/export.json",
+    log:
+        "results/{run}/logs/export_model.log",
+    priority: 4
+    conda:
+        "../envs/ramtrain.yaml"
+    threads: run_threads
+    resources:
+        ramdisk_mb=ramdisk_mb,
+    script:
+        "../../scripts/export_model.py"
