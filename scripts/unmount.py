@@ -36,5 +36,5 @@ def unmount(workdir: Path, discard: bool) -> bool:
 
 if __name__ == "__main__":
     log_to(Path(snakemake.log[0]))
-    if not unmount(Path.cwd(), discard=snakemake.config["discard"]):
+    if not unmount(Path.cwd(), discard=snakemake.config["discard"] in (True, "true")):
         sys.exit(1)

@@ -1,0 +1,132 @@
+"""What the tests share: a small project, a working directory with an awkward name, Snakemake, and a look for leftovers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from ramtrain.ramdisk import SHM
+from ramtrain.system import mounts
+
+REPO = Path(__file__).resolve().parents[1]
+SMALL_PROJECT = REPO / "tests" / "projects" / "small"
+SNAKEFILE = REPO / "Snakefile"
+
+
+def needs_root(reason: str) -> pytest.MarkDecorator:
+    """Skip a test unless it runs as root, and say what root is needed for."""
+    return pytest.mark.skipif(os.geteuid() != 0, reason=f"needs root: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail a test that leaves a RAM disk, a mount or a process of ours behind."""
+    before = _traces()
+    yield
+    left = _traces() - before
+    assert not left, f"left behind: {sorted(left)}"
+
+
+def _traces() -> set[str]:
+    shm = {f"{SHM / entry}" for entry in os.listdir(SHM) if entry.startswith("ramtrain-")}
+    mounted = {str(entry.point) for entry in mounts() if entry.source == "ramtrain"}
+    keepers = {
+        f"process {process.pid} {process.name()}"
+        for process in psutil.process_iter()
+        if "ramtrain.keeper" in _command_line(process)
+    }
+    return shm | mounted | keepers
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty working directory whose name has a space, and go there."""
+    folder = tmp_path / "ram train"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a copy of the small project in a folder with a space and an umlaut in its name."""
+    folder = tmp_path / "my prôject ü"
+    shutil.copytree(SMALL_PROJECT, folder)
+    return folder
+
+
+def small_config(project: Path, **changes: Any) -> dict[str, Any]:
+    """Return a config for the small project; dotted keys change it: `small_config(project, **{"ramdisk.size": "1G"})`."""
+    config: dict[str, Any] = {
+        "project": {
+            "path": str(project),
+            "command": [sys.executable, "train.py", "--out", "{ram}/out", "--seed", "{seed}"],
+            "model": ["out/model.bin"],
+            "checkpoints": ["out/checkpoint_*.bin"],
+            "artifacts": ["out/log.txt"],
+        },
+        "ramdisk": {"size": "64M"},
+    }
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        part = config
+        for name in path:
+            part = part.setdefault(name, {})
+        part[last] = value
+    return config
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call of Snakemake ended; `output` is all that it and its jobs printed."""
+
+    status: int
+    output: str
+
+    def lines(self, start: str) -> list[str]:
+        """Return the lines that begin with `start`."""
+        return [line for line in self.output.splitlines() if line.startswith(start)]
+
+
+def snakemake_argv(*arguments: str, cores: int = 1) -> list[str]:
+    """Return the call of Snakemake that a user would type in the checkout, for another working directory."""
+    return [sys.executable, "-m", "snakemake", "--cores", str(cores), "--snakefile", str(SNAKEFILE), *arguments]
+
+
+@pytest.fixture
+def snakemake(workdir: Path) -> Callable[..., Ended]:
+    """Return a function that writes a config, runs Snakemake on it in `workdir`, and returns how that ended."""
+
+    def run(config: dict[str, Any] | str, *arguments: str, cores: int = 1) -> Ended:
+        path = workdir / "my.yaml"
+        path.write_text(config if isinstance(config, str) else yaml.safe_dump(config), encoding="utf-8")
+        done = subprocess.run(
+            snakemake_argv(*arguments, "--configfile", str(path), cores=cores),
+            cwd=workdir,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        return Ended(done.returncode, done.stdout)
+
+    return run

@@ -1,0 +1,174 @@
+"""The whole chain on a small project: every backend with every staging, as the user who runs the tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPO, Ended, small_config
+
+from ramtrain.ramdisk import SHM
+from ramtrain.schema import complete, load_yaml
+
+Snakemake = Callable[..., Ended]
+BACKENDS = ["tmpfs", "shm", "path", "disk", "auto"]
+STAGINGS = ["overlay", "copy", "none", "auto"]
+
+
+def manifest(folder: Path) -> dict[str, tuple[int, int, int, str]]:
+    """Return mode, size, mtime and hash of everything in `folder`, itself included."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        status = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[str(path)] = (status.st_mode, status.st_size, status.st_mtime_ns, content)
+    return found
+
+
+def record(workdir: Path, run: str) -> dict:
+    return json.loads((workdir / "results" / run / "record.json").read_text())
+
+
+@pytest.fixture
+def memory_folder() -> Iterator[Path]:
+    """Return a folder in memory that stands for the RAM disk of some other tool."""
+    folder = SHM / f"other tool {os.getpid()}"
+    folder.mkdir()
+    yield folder
+    assert not any(folder.iterdir()), "the adopted RAM disk is left as it was"
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_combination_ends_in_the_same_model(
+    backend: str, staging: str, snakemake: Snakemake, workdir: Path, project: Path, memory_folder: Path
+) -> None:
+    if backend == "tmpfs" and os.geteuid() != 0:
+        pytest.skip("needs root: mounts a tmpfs")
+    before = manifest(project)
+    changes = {"ramdisk.backend": backend, "staging": staging}
+    if backend == "path":
+        changes["ramdisk.path"] = str(memory_folder)
+
+    ended = snakemake(small_config(project, **changes), "train")
+
+    assert ended.status == 0, ended.output
+    (run,) = os.listdir(workdir / "results")
+    home = workdir / "results" / run
+    expected = hashlib.sha256(expected_model(seed=1, steps=5)).hexdigest()
+    assert hashlib.sha256((home / "model/model.bin").read_bytes()).hexdigest() == expected
+    assert (home / "artifacts/out/log.txt").read_text() == "5 steps\n"
+    assert "step 5 of 5" in (home / "train.log").read_text()
+    written = record(workdir, run)
+    assert written["model"] == [
+        {"path": "model/model.bin", "bytes": (1 << 20) + 14, "sha256": expected},
+    ]
+    assert written["ramdisk"]["backend"] == (
+        backend if backend != "auto" else ("tmpfs" if os.geteuid() == 0 else "shm")
+    )
+    assert written["staging"]["method"] == (staging if staging != "auto" else "overlay")
+    assert written["writes"]["trainer"]["logical_bytes"] >= 6 << 20
+    if backend != "disk":
+        assert written["writes"]["trainer"]["disk_bytes"] <= 64 << 10
+    complete(written, load_yaml(REPO / "workflow/schemas/record.schema.yaml"), "record.json")
+    assert manifest(project) == before
+
+
+def expected_model(seed: int, steps: int) -> bytes:
+    """Return the model that the small project's trainer makes, worked out apart from it."""
+    import random
+
+    weights = random.Random(seed)
+    for _ in range(steps):
+        model = weights.randbytes(1 << 20)
+    return model + b"one\ntwo\nthree\n"
+
+
+def test_a_second_call_has_nothing_to_do(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+    config = small_config(project)
+    assert snakemake(config, "train").status == 0
+    for script in (REPO / "scripts").glob("*.py"):
+        script.touch()
+    again = snakemake(config, "train")
+    assert "Nothing to be done" in again.output
+    bigger = snakemake(small_config(project, **{"ramdisk.size": "65M"}), "train")
+    assert "Nothing to be done" in bigger.output, "another size of the RAM disk does not train again"
+    other = snakemake(small_config(project, **{"train.seed": 2}), "train", "--dry-run")
+    assert "Params have changed" in other.output, "another seed does"
+
+
+def test_a_config_of_six_lines_takes_the_place_of_the_example(
+    snakemake: Snakemake, workdir: Path, project: Path
+) -> None:
+    ended = snakemake(
+        f"project:\n"
+        f"  path: {project}\n"
+        f"  command: {sys.executable} train.py\n"
+        f"  model: [out/model.bin]\n"
+        f"ramdisk:\n"
+        f"  size: 64M\n",
+        "train",
+    )
+    assert ended.status == 0, ended.output
+    (run,) = os.listdir(workdir / "results")
+    config = record(workdir, run)["config"]
+    assert config["project"]["trainer"] == "generic"
+    assert config["runs"] is None
+    assert os.listdir(workdir / "results" / run / "model") == ["model.bin", "manifest.json"] or sorted(
+        os.listdir(workdir / "results" / run / "model")
+    ) == ["manifest.json", "model.bin"]
+
+
+def test_the_table_of_runs_becomes_runs_and_a_summary(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+    (workdir / "runs.tsv").write_text("run\tseed\tsteps\n# a comment\nfirst\t1\t3\n\nlr=1e-4,seed=2\t2\t3\n")
+    config = small_config(project, runs="runs.tsv")
+    config["project"]["command"] += ["--steps", "{steps}"]
+    ended = snakemake(config, "all", cores=2)
+    assert ended.status == 0, ended.output
+    rows = (workdir / "results/summary.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["run", "first", "lr=1e-4,seed=2"]
+    for run, seed in (("first", 1), ("lr=1e-4,seed=2", 2)):
+        assert (workdir / "results" / run / "model/model.bin").read_bytes() == expected_model(seed, steps=3)
+
+
+def test_a_trainer_that_fails_leaves_its_ram_disk_and_unmount_brings_it_home(
+    snakemake: Snakemake, workdir: Path, project: Path
+) -> None:
+    config = small_config(project)
+    config["project"]["command"] += ["--status", "3"]
+    ended = snakemake(config, "train")
+    assert ended.status != 0
+    (line,) = ended.lines("run my_pr_ject_: the trainer failed")
+    assert "exit status 3" in line
+    assert "still in RAM" in line
+    assert "giving up" in ended.output
+    assert "step 5 of 5" in (workdir / "results/my_pr_ject_/train.log").read_text()
+    assert list(SHM.glob(f"ramtrain-{os.geteuid()}/*/my_pr_ject_/**/checkpoint_5.bin"))
+
+    rescued = snakemake(config, "unmount")
+    assert rescued.status == 0, rescued.output
+    (folder,) = (workdir / "results/my_pr_ject_").glob("rescued-*")
+    assert (folder / "out/checkpoint_5.bin").read_bytes() == expected_model(1, steps=5)
+
+    assert snakemake(config, "train").status != 0
+    thrown = snakemake(config, "unmount", "--config", "discard=true")
+    assert "thrown away as asked" in thrown.output
+    assert len(list((workdir / "results/my_pr_ject_").glob("rescued-*"))) == 1
+
+
+def test_a_model_glob_that_matches_nothing_can_be_corrected(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+    ended = snakemake(small_config(project, **{"project.model": ["out/*.pth"]}), "train")
+    assert ended.status != 0
+    assert "'out/*.pth' matches nothing" in ended.output
+    for name in ("out/checkpoint_5.bin", "out/log.txt", "out/model.bin"):
+        assert f"  {name}\n" in ended.output, "the message lists what the trainer wrote"
+
+    corrected = snakemake(small_config(project), "train")
+    assert corrected.status == 0, corrected.output
+    assert "train_run" not in corrected.output, "only the export is repeated"

@@ -1,0 +1,31 @@
+"""A trainer of a few lines for the tests: seeded, writes checkpoints, can be slow, fail, or leave things behind."""
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--out", type=Path, default=Path("out"))
+parser.add_argument("--seed", type=int, default=1)
+parser.add_argument("--steps", type=int, default=5)
+parser.add_argument("--pause", type=float, default=0.0, help="seconds a step")
+parser.add_argument("--mb", type=int, default=1, help="size of a checkpoint")
+parser.add_argument("--status", type=int, default=0, help="exit status")
+arguments = parser.parse_args()
+
+weights = random.Random(arguments.seed)
+data = (Path(__file__).parent / "data" / "words.txt").read_bytes()
+arguments.out.mkdir(parents=True, exist_ok=True)
+for step in range(1, arguments.steps + 1):
+    model = weights.randbytes(arguments.mb << 20) + data
+    (arguments.out / f"checkpoint_{step}.bin").write_bytes(model)
+    (arguments.out / f"checkpoint_{step - 1}.bin").unlink(missing_ok=True)
+    print(f"step {step} of {arguments.steps}", flush=True)
+    time.sleep(arguments.pause)
+if arguments.status:
+    print("giving up", file=sys.stderr)
+    sys.exit(arguments.status)
+(arguments.out / "model.bin").write_bytes(model)
+(arguments.out / "log.txt").write_text(f"{arguments.steps} steps\n")
