@@ -1,4 +1,4 @@
-"""What the tests share: a small project, a working directory with an awkward name, Snakemake, and a look for leftovers."""
+"""What the tests share: a small project, an awkward working directory, Snakemake, and a look for leftovers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import psutil
 import pytest
 import yaml
 
-from ramtrain.ramdisk import SHM
+from ramtrain.ramdisk import ram_root
 from ramtrain.system import mounts
 
 REPO = Path(__file__).resolve().parents[1]
 SMALL_PROJECT = REPO / "tests" / "projects" / "small"
 SNAKEFILE = REPO / "Snakefile"
+WORKDIR = "ram train"
 
 
 def needs_root(reason: str) -> pytest.MarkDecorator:
@@ -29,36 +30,27 @@ def needs_root(reason: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(tmp_path: Path) -> Iterator[None]:
     """Fail a test that leaves a RAM disk, a mount or a process of ours behind."""
-    before = _traces()
     yield
-    left = _traces() - before
-    assert not left, f"left behind: {sorted(left)}"
+    roots = [tmp_path, ram_root(tmp_path / WORKDIR)]
+    left = [str(root) for root in roots[1:] if root.exists()]
+    left += [str(entry.point) for entry in mounts() if any(entry.point.is_relative_to(root) for root in roots)]
+    left += [str(process) for process in psutil.process_iter() if _is_in(process, tmp_path)]
+    assert not left, f"left behind: {left}"
 
 
-def _traces() -> set[str]:
-    shm = {f"{SHM / entry}" for entry in os.listdir(SHM) if entry.startswith("ramtrain-")}
-    mounted = {str(entry.point) for entry in mounts() if entry.source == "ramtrain"}
-    keepers = {
-        f"process {process.pid} {process.name()}"
-        for process in psutil.process_iter()
-        if "ramtrain.keeper" in _command_line(process)
-    }
-    return shm | mounted | keepers
-
-
-def _command_line(process: psutil.Process) -> list[str]:
+def _is_in(process: psutil.Process, folder: Path) -> bool:
     try:
-        return process.cmdline()
+        return process.pid != os.getpid() and Path(process.cwd()).is_relative_to(folder)
     except psutil.Error:
-        return []
+        return False
 
 
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty working directory whose name has a space, and go there."""
-    folder = tmp_path / "ram train"
+    folder = tmp_path / WORKDIR
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
@@ -73,7 +65,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def small_config(project: Path, **changes: Any) -> dict[str, Any]:
-    """Return a config for the small project; dotted keys change it: `small_config(project, **{"ramdisk.size": "1G"})`."""
+    """Return a config for the small project; dotted keys change it: `**{"ramdisk.size": "1G"}`."""
     config: dict[str, Any] = {
         "project": {
             "path": str(project),

@@ -20,6 +20,9 @@ from ramtrain.errors import RamTrainError
 from ramtrain.schema import complete, load_yaml
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(?:(%)|([KMGT]?)(?:i?B)?)", re.IGNORECASE)
+_RESERVED = ("logs", "summary.tsv", "README.md")
 _MIB_BYTES = 1 << 20
 
 
@@ -83,8 +86,11 @@ class Run:
         return fill_placeholders(self.command, {**self.parameters, "ram": ram})
 
 
-def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str]) -> list[str]:
+def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str], key: str = "project.command") -> list[str]:
     """Replace {name} in every argument; {{ and }} stand for the braces themselves.
+
+    Args:
+        key: where the arguments come from, for the message.
 
     Raises:
         RamTrainError: a name that `values` does not have.
@@ -96,7 +102,7 @@ def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str]) -> li
             return match.group(0)[0]
         if name not in values:
             raise RamTrainError(
-                f"project.command: {{{name}}} is not known; known are {', '.join(sorted(values))}. "
+                f"{key}: {{{name}}} is not known; known are {', '.join(sorted(values))}. "
                 "A column of the runs table adds one; literal braces are written {{ and }}."
             )
         return values[name]
@@ -108,24 +114,22 @@ def parse_size(text: str | int, total_bytes: int) -> int:
     """Return a size in bytes: 16G and 500MB (powers of 1024), a number of bytes, or a share such as 50%.
 
     Raises:
-        RamTrainError: not a size, not above 0, or more than `total_bytes`, the machine's memory.
+        RamTrainError: not a size, less than 1 MiB, or more than `total_bytes`, the machine's memory.
     """
     hint = "give a size such as 16G, 500M or 50% (of this machine's memory)"
-    try:
-        if isinstance(text, str) and text.strip().endswith("%"):
-            size_bytes = int(total_bytes * float(text.strip()[:-1]) / 100)
-        else:
-            size_bytes = humanfriendly.parse_size(str(text), binary=True)
-    except (ValueError, OverflowError, humanfriendly.InvalidSize):
-        raise RamTrainError(f"ramdisk.size: {text!r} is not a size; {hint}.") from None
-    if size_bytes <= 0:
-        raise RamTrainError(f"ramdisk.size: {text!r} is not above 0; {hint}.")
-    if size_bytes > total_bytes:
+    parts = _SIZE.fullmatch(str(text).strip())
+    if not parts:
+        raise RamTrainError(f"ramdisk.size: {text!r} is not a size; {hint}.")
+    number, percent, unit = parts.groups()
+    size = float(number) * (total_bytes / 100 if percent else 1024 ** " KMGT".index(unit.upper() or " "))
+    if size < _MIB_BYTES:
+        raise RamTrainError(f"ramdisk.size: {text!r} is less than 1 MiB (a number alone is bytes); {hint}.")
+    if size > total_bytes:
         raise RamTrainError(
             f"ramdisk.size: {text!r} is more than this machine's memory of "
             f"{humanfriendly.format_size(total_bytes, binary=True)}; {hint}."
         )
-    return size_bytes
+    return int(size)
 
 
 def read_runs(path: Path, schema: dict[str, Any]) -> list[dict[str, str]]:
@@ -135,33 +139,58 @@ def read_runs(path: Path, schema: dict[str, Any]) -> list[dict[str, str]]:
         RamTrainError: no such file, no rows, a bad or duplicate run id; row and column are named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise RamTrainError(f"runs: {path}: {error.strerror}.") from error
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"]
-    reader = csv.reader((line for _, line in numbered), delimiter="\t")
+        raise RamTrainError(f"runs: {path}: {error.strerror}; give the table's path.") from error
+    except UnicodeDecodeError as error:
+        raise RamTrainError(f"runs: {path}: is not text in UTF-8 ({error.reason}); save it as such.") from None
     rows: dict[str, dict[str, str]] = {}
     header: list[str] = []
-    for (number, _), fields in zip(numbered, reader, strict=True):
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip()[0] == "#":
+            continue
+        source = f"{path}: line {number}"
+        try:
+            (fields,) = csv.reader([line], delimiter="\t", strict=True)
+        except csv.Error:
+            raise RamTrainError(
+                f"{source}: a quotation mark is not closed, or text follows it; a cell that begins with one ends with "
+                "one, and those in between are doubled."
+            ) from None
         if not header:
             header = fields
-            if len(set(header)) < len(header):
-                raise RamTrainError(f"{path}: line {number}: a column name appears twice.")
+            _check_header(header, source)
             continue
         if len(fields) != len(header):
             raise RamTrainError(
-                f"{path}: line {number}: {len(fields)} columns where the header has {len(header)}; "
-                "columns are separated by one tab."
+                f"{source}: {len(fields)} columns where the header has {len(header)}; columns are separated by one tab."
             )
         row = dict(zip(header, fields, strict=True))
-        source = f"{path}: line {number}"
         complete(row, schema, source)
+        if row["run"] in _RESERVED:
+            raise RamTrainError(f"{source}: run: {row['run']!r} is something else's name in results; choose another.")
         if row["run"] in rows:
             raise RamTrainError(f"{source}: run: {row['run']!r} appears twice; run ids must differ.")
         rows[row["run"]] = row
     if not rows:
         raise RamTrainError(f"{path}: no runs in it; the first line names the columns, each other line is a run.")
     return list(rows.values())
+
+
+def _check_header(header: list[str], source: str) -> None:
+    if "run" not in header:
+        raise RamTrainError(
+            f"{source}: no column `run`, the run's id, among {', '.join(map(repr, header))}; columns are separated by "
+            "one tab."
+        )
+    for name in header:
+        if header.count(name) > 1:
+            raise RamTrainError(f"{source}: column {name!r} appears twice.")
+        if name == "ram" or not _COLUMN.fullmatch(name):
+            raise RamTrainError(
+                f"{source}: a column cannot be named {name!r}; a name is letters, digits and _, and stands in "
+                "project.command as {name}, where {ram} is RamTrain's own."
+            )
 
 
 def load_trainer(name: str, home: Path) -> Trainer:
@@ -180,7 +209,12 @@ def load_trainer(name: str, home: Path) -> Trainer:
         progress = {key: re.compile(pattern) for key, pattern in adapter["progress"].items()}
     except re.error as error:
         raise RamTrainError(f"{path}: progress: {error}.") from error
+    for key, pattern in progress.items():
+        if pattern.groups != 1:
+            raise RamTrainError(f"{path}: progress.{key}: {pattern.pattern!r} needs one group in parentheses.")
     resume = adapter["resume"]
+    if resume:
+        fill_placeholders(resume["arguments"], {"folder": "", "checkpoint": ""}, f"{path}: resume.arguments")
     return Trainer(
         name=name,
         model=tuple(adapter["model"]),
@@ -205,7 +239,7 @@ def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[
     Raises:
         RamTrainError: one line for each thing that is wrong.
     """
-    return complete(dict(config), _schema(home, "config"), source)
+    return complete(config, _schema(home, "config"), source)
 
 
 def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
@@ -256,7 +290,8 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             staging=config["staging"],
             threads=train["threads"],
         )
-        run.arguments(ram="")
+        if any("\0" in argument for argument in run.arguments(ram="")):
+            raise RamTrainError(f"project.command: run {run.run}: the character NUL is not possible in a command.")
         runs[run.run] = run
     return runs
 
@@ -279,11 +314,18 @@ def check_project(run: Run) -> None:
     except PermissionError:
         raise RamTrainError(f"{where}: may not be read; check its owner and mode.") from None
     program = run.arguments(ram=str(folder))[0]
-    found = (folder / program) if "/" in program else shutil.which(program)
-    if not found or not os.access(found, os.X_OK):
+    if "/" not in program:
+        if not shutil.which(program):
+            raise RamTrainError(
+                f"project.command: program {program!r} not found on the PATH; is its environment active?"
+            )
+    elif not (folder / program).is_file():
         raise RamTrainError(
-            f"project.command: program {program!r} not found"
-            + (f" in {folder}" if "/" in program else " on the PATH; is its environment active?")
+            f"project.command: program {program!r}: no such file; a path with / in it is relative to {folder}."
+        )
+    elif not os.access(folder / program, os.X_OK):
+        raise RamTrainError(
+            f"project.command: program {program!r} is not executable; chmod +x it, or put its interpreter before it."
         )
 
 
@@ -292,7 +334,8 @@ def _schema(home: Path, name: str) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(Path(path).expanduser()))
+    # A name after ~ that is no user's stays as it is, as in a shell, and is then not found.
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def _globs(key: str, patterns: Iterable[str]) -> Iterable[str]:

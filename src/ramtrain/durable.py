@@ -143,7 +143,7 @@ def _copy(
     pending: list[Future[None]] = []
     with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
         before = os.fstat(reader.fileno())
-        while count := reader.readinto(buffer):
+        while size_bytes <= before.st_size and (count := reader.readinto(buffer)):
             digest.update(buffer[:count])
             written = 0
             while written < count:

@@ -10,8 +10,26 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from ramtrain.errors import RamTrainError
+
+_KINDS = {
+    "object": "a mapping of keys",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+# JSON takes 1.0 for an integer; a seed of 1.0 would reach the trainer as such.
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def load_yaml(path: Path) -> Any:
@@ -37,9 +55,10 @@ def complete(instance: Any, schema: dict[str, Any], source: str) -> Any:
     Raises:
         RamTrainError: one line for each thing that is wrong.
     """
-    errors = sorted(Draft202012Validator(schema).iter_errors(instance), key=lambda e: list(e.path))
+    errors = sorted(_Validator(schema).iter_errors(instance), key=lambda e: [str(part) for part in e.path])
     if errors:
-        raise RamTrainError("\n".join(f"{source}: {_explain(error)}" for error in errors))
+        lines = dict.fromkeys(line for error in errors for line in _explain(error))
+        raise RamTrainError("\n".join(f"{source}: {line}" for line in lines))
     return _fill(copy.deepcopy(instance), schema, schema)
 
 
@@ -55,8 +74,9 @@ def _fill(instance: Any, schema: dict[str, Any], root: dict[str, Any]) -> Any:
     return instance
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError) -> list[str]:
     where = [str(part) for part in error.absolute_path]
+    described = error.schema.get("description", "").strip()
 
     def key(*more: str) -> str:
         return ".".join([*where, *more]) or "the file"
@@ -65,24 +85,29 @@ def _explain(error: ValidationError) -> str:
         case "additionalProperties":
             known = list(error.schema["properties"])
             unknown = sorted(set(error.instance) - set(known), key=str)
-            return "; ".join(f"{key(str(name))}: unknown key, {_suggest(name, known)}" for name in unknown)
+            return [f"{key(str(name))}: unknown key, {_suggest(name, known)}" for name in unknown]
         case "required":
             missing = [name for name in error.validator_value if name not in error.instance]
-            described = error.schema["properties"]
-            return "; ".join(
-                f"{key(name)}: missing. {described[name].get('description', '').strip()}" for name in missing
-            )
+            parts = error.schema["properties"]
+            return [f"{key(name)}: missing. {parts[name].get('description', '').strip()}" for name in missing]
         case "enum":
-            options = [str(option) for option in error.validator_value]
-            return f"{key()}: {error.instance!r} is not known, {_suggest(error.instance, options)}"
+            options = dict.fromkeys(_as_yaml(option) for option in error.validator_value)
+            return [f"{key()}: {error.instance!r} is not known, {_suggest(error.instance, list(options))}"]
         case "minLength" | "minItems":
-            return f"{key()}: is empty. {error.schema.get('description', '').strip()}"
+            return [f"{key()}: is empty. {described}".strip()]
         case "type":
             kinds = error.validator_value
-            wanted = " or ".join(kinds) if isinstance(kinds, list) else kinds
-            return f"{key()}: {error.instance!r} is not of type {wanted}."
+            wanted = " or ".join(_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
+            given = "nothing" if error.instance is None else repr(error.instance)
+            return [f"{key()}: {given} where {wanted} is expected. {described}".strip()]
+        case "pattern":
+            return [f"{key()}: {error.instance!r} does not fit. {described}".strip()]
         case _:
-            return f"{key()}: {error.message}"
+            return [f"{key()}: {error.message}. {described}".strip()]
+
+
+def _as_yaml(option: object) -> str:
+    return str(option).lower() if isinstance(option, bool) else str(option)
 
 
 def _suggest(name: object, known: list[str]) -> str:

@@ -45,13 +45,13 @@ class View:
         found: set[str] = set()
         for pattern in patterns:
             literal, rest = _split_pattern(pattern)
+            if not rest:
+                if self._exists(literal):
+                    found.update(self._files_of(literal))
+                continue
             try:
                 layers = self._folders(literal)
             except Escapes:
-                layers = []
-            if not rest or not layers:
-                if self._exists(literal):
-                    found.update(self._files_of(literal))
                 continue
             matches = re.compile(_translate(rest)).fullmatch
             depth = None if "**" in rest else len(rest.split("/"))

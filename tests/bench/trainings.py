@@ -1,0 +1,160 @@
+"""Rows 1 and 5 to 7: what RamTrain costs a training, in time, memory and bytes to the disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from chain import example_config, example_project, run_chain
+from figures import GB, MB, Row, alternate, call, in_brief, say, settle
+
+from ramtrain.meter import disk_counters, own_writes
+
+SHORT_EPOCHS, LONG_EPOCHS = 1, 12
+LEAST_PAIRS = 7
+
+# Deterministic, on all cores; a line of output for each step, as trainers do.
+STEPS_TRAINER = """
+import json, time
+begun = time.monotonic()
+import numpy as np
+weights = np.random.default_rng(1).standard_normal((768, 768), dtype=np.float32)
+state, steps_s = weights, []
+for step in range(400):
+    started = time.perf_counter()
+    for _ in range(2):
+        state = np.tanh(weights @ state / 28)
+    steps_s.append(time.perf_counter() - started)
+    print("step", step, flush=True)
+with open("steps.json", "w") as file:
+    json.dump({"steps_s": steps_s, "own_s": time.monotonic() - begun}, file)
+"""
+
+
+def measure_command(bench: Path, rounds: int) -> list[Row]:
+    """Whole `snakemake --cores 1 train` on the example less the record's timings_s.train; memory beside Snakemake."""
+    project = example_project(bench)
+    chains = []
+
+    def one() -> float:
+        chains.append(run_chain(bench, example_config(project, SHORT_EPOCHS)))
+        return chains[-1].wall_s - chains[-1].train_s
+
+    overhead_s = alternate({"snakemake train less the trainer": one}, rounds)["snakemake train less the trainer"]
+    rss_mb = [chain.memory.rss_bytes / MB for chain in chains]
+    last = chains[-1].memory
+    return [
+        Row(
+            f"1. whole command less the trainer ({SHORT_EPOCHS} epoch)",
+            "s",
+            overhead_s,
+            "-",
+            [],
+            f"{statistics.median(overhead_s):.2f} s, limit 4 s",
+            statistics.median(overhead_s) <= 4,
+            [f"wall {in_brief([c.wall_s for c in chains], 's')}, trainer {in_brief([c.train_s for c in chains], 's')}"],
+        ),
+        Row(
+            "7. memory of script and keeper, sum of peak RSS",
+            "MB",
+            rss_mb,
+            "-",
+            [],
+            f"{statistics.median(rss_mb):.0f} MB, limit 150 MB",
+            statistics.median(rss_mb) <= 150,
+            [
+                "the last one: " + ", ".join(f"{name} {peak / MB:.1f} MB" for name, peak in last.peaks.items()),
+                "PSS of all but Snakemake and the trainer, most at once: "
+                + in_brief([c.memory.pss_bytes / MB for c in chains], "MB"),
+            ],
+        ),
+    ]
+
+
+def measure_steps(bench: Path, rounds: int) -> list[Row]:
+    """Mean step of a trainer on all cores, inside a whole `snakemake train` and bare, in pairs."""
+    project, bare = bench / "steps", bench / "steps-bare"
+    for folder in (project, bare):
+        folder.mkdir()
+        (folder / "train.py").write_text(STEPS_TRAINER, encoding="utf-8")
+    config = {
+        "project": {"path": str(project), "command": [sys.executable, "train.py"], "model": ["steps.json"]},
+        "ramdisk": {"size": "64M"},
+    }
+    middles_ms: dict[str, list[float]] = {"RamTrain": [], "bare": []}
+    around_s: dict[str, list[float]] = {"RamTrain": [], "bare": []}
+
+    def note(name: str, file: Path, trainer_s: float) -> float:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        middles_ms[name].append(statistics.median(content["steps_s"]) * 1000)
+        around_s[name].append(trainer_s - content["own_s"])
+        return statistics.fmean(content["steps_s"]) * 1000
+
+    def ours() -> float:
+        chain = run_chain(bench, config)
+        return note("RamTrain", chain.model / "steps.json", chain.train_s)
+
+    def theirs() -> float:
+        trainer_s = call([sys.executable, "train.py"], bare, bare / "train.log")
+        return note("bare", bare / "steps.json", trainer_s)
+
+    figures = alternate({"RamTrain": ours, "bare": theirs}, max(rounds, LEAST_PAIRS))
+    ratio = statistics.median(figures["RamTrain"]) / statistics.median(figures["bare"])
+    pairs = [ours / theirs for ours, theirs in zip(figures["RamTrain"], figures["bare"], strict=True)]
+    medians = [ours / theirs for ours, theirs in zip(*middles_ms.values(), strict=True)]
+    started_s = statistics.median(around_s["RamTrain"]) - statistics.median(around_s["bare"])
+    return [
+        Row(
+            "5. trainer's mean step",
+            "ms",
+            figures["RamTrain"],
+            "the same bare",
+            figures["bare"],
+            f"{(ratio - 1) * 100:+.2f} %, limit +2 %",
+            ratio <= 1.02,
+            [
+                f"ratios of the pairs: mean step {in_brief(pairs, 'x')}, median step {in_brief(medians, 'x')}",
+                f"start and end around the trainer, in timings_s.train: {started_s:+.3f} s beside bare",
+            ],
+        )
+    ]
+
+
+def measure_writes(bench: Path, _: int) -> list[Row]:
+    """Disk bytes (write_bytes - cancelled_write_bytes) of the example's whole training, by overlay and bare; once."""
+    project = example_project(bench)
+    settle(bench)
+    before, device_before = own_writes(), disk_counters(bench).device_bytes
+    bare_s = call(
+        [sys.executable, "train.py", "--epochs", str(LONG_EPOCHS), "--seed", "1"], project, bench / "bare.log"
+    )
+    bare = own_writes().since(before)
+    settle(bench)
+    device_bytes = (disk_counters(bench).device_bytes or 0) - (device_before or 0)
+    shutil.rmtree(project / "output")
+    say(f"  bare: {bare.disk_bytes / MB:.1f} MB in {bare_s:.1f} s")
+    chain = run_chain(bench, example_config(project, LONG_EPOCHS))
+    writes = chain.record["writes"]
+    ours_mb, theirs_mb = writes["trainer"]["disk_bytes"] / MB, bare.disk_bytes / MB
+    say(f"  overlay: {ours_mb:.3f} MB in {chain.train_s:.1f} s")
+    return [
+        Row(
+            f"6. trainer's bytes to the disk, {LONG_EPOCHS} epochs",
+            "MB",
+            [ours_mb],
+            "the same bare",
+            [theirs_mb],
+            "limits 1 MB, and 1 GB bare",
+            chain.record["staging"]["method"] == "overlay" and ours_mb <= 1 and theirs_mb >= GB / MB,
+            [
+                f"given to write calls: {writes['trainer']['logical_bytes'] / MB:.0f} MB, bare "
+                f"{bare.logical_bytes / MB:.0f} MB; the device, all processes: "
+                f"{(writes['device']['bytes'] or 0) / MB:.0f} MB with the export, bare {device_bytes / MB:.0f} MB",
+                f"whole command less the trainer: {chain.wall_s - chain.train_s:.2f} s; "
+                f"trainer {chain.train_s:.1f} s, bare {bare_s:.1f} s; memory {chain.memory.rss_bytes / MB:.0f} MB RSS",
+            ],
+        )
+    ]

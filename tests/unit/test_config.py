@@ -1,0 +1,364 @@
+"""Bad configs and tables: one message that names the key or the line, says what is wrong and what would be right."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPO, small_config
+
+from ramtrain.config import Run, check_project, complete_config, load_runs, load_trainer, parse_size
+from ramtrain.errors import RamTrainError
+
+GIB = 1 << 30
+
+
+def resolve(config: Any) -> dict[str, Run]:
+    """Return the runs of a config, checked as the workflow does before anything is started."""
+    runs = load_runs(complete_config(config, REPO, "my.yaml"), REPO)
+    for run in runs.values():
+        check_project(run)
+    return runs
+
+
+def refusal(config: Any) -> str:
+    with pytest.raises(RamTrainError) as refused:
+        resolve(config)
+    return str(refused.value)
+
+
+def without(config: dict[str, Any], key: str) -> dict[str, Any]:
+    *path, last = key.split(".")
+    part = config
+    for name in path:
+        part = part[name]
+    del part[last]
+    return config
+
+
+def test_the_small_config_is_good(project: Path) -> None:
+    (run,) = resolve(small_config(project)).values()
+    assert run.run == "my_pr_ject_"
+    assert run.project == project
+    assert run.arguments(ram="/ram")[1:] == ["train.py", "--out", "/ram/out", "--seed", "1"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        # unknown and misspelt keys, at the top and below
+        ("projekt", {}, "my.yaml: projekt: unknown key, did you mean 'project'?"),
+        ("stagging", "copy", "my.yaml: stagging: unknown key, did you mean 'staging'?"),
+        ("epochs", 5, "my.yaml: epochs: unknown key, known are: project, runs, ramdisk, staging, train, discard."),
+        ("project.comand", "x", "my.yaml: project.comand: unknown key, did you mean 'command'?"),
+        ("ramdisk.szie", "1G", "my.yaml: ramdisk.szie: unknown key, did you mean 'size'?"),
+        ("ramdisk.zzz", 1, "my.yaml: ramdisk.zzz: unknown key, known are: backend, size, path, sudo."),
+        ("train.sed", 1, "my.yaml: train.sed: unknown key, did you mean 'seed'?"),
+        # wrong types
+        ("project.path", 5, "my.yaml: project.path: 5 where text is expected. Folder of the project"),
+        ("project.path", None, "my.yaml: project.path: nothing where text is expected. Folder of the project"),
+        ("project.path", "", "my.yaml: project.path: is empty. Folder of the project"),
+        ("project.command", 5, "my.yaml: project.command: 5 where text or a list is expected."),
+        ("project.command", ["sh", None], "my.yaml: project.command.1: nothing where text or a number is expected."),
+        ("project.command", ["sh", ["x"]], "my.yaml: project.command.1: ['x'] where text or a number is expected."),
+        ("project.model", "out", "my.yaml: project.model: 'out' where a list is expected. A list of globs"),
+        ("project.model", [1], "my.yaml: project.model.0: 1 where text is expected."),
+        ("project.model", [""], "my.yaml: project.model.0: is empty."),
+        ("project.volatile", "x", "my.yaml: project.volatile: 'x' where a list is expected."),
+        ("runs", 5, "my.yaml: runs: 5 where text or null is expected. Table of the runs"),
+        ("ramdisk", "16G", "my.yaml: ramdisk: '16G' where a mapping of keys is expected."),
+        ("ramdisk", None, "my.yaml: ramdisk: nothing where a mapping of keys is expected."),
+        ("ramdisk.size", 1.5, "my.yaml: ramdisk.size: 1.5 where text or a whole number is expected."),
+        ("ramdisk.size", True, "my.yaml: ramdisk.size: True where text or a whole number is expected."),
+        ("ramdisk.path", "", "my.yaml: ramdisk.path: is empty."),
+        ("ramdisk.sudo", "yes", "my.yaml: ramdisk.sudo: 'yes' where true or false is expected."),
+        ("train", [], "my.yaml: train: [] where a mapping of keys is expected."),
+        ("train.seed", "x", "my.yaml: train.seed: 'x' where a whole number is expected."),
+        ("train.seed", 1.0, "my.yaml: train.seed: 1.0 where a whole number is expected."),
+        ("train.threads", "2", "my.yaml: train.threads: '2' where a whole number or null is expected."),
+        ("train.threads", 0, "my.yaml: train.threads: 0 is less than the minimum of 1."),
+        # choices
+        ("ramdisk.backend", "tmpf", "my.yaml: ramdisk.backend: 'tmpf' is not known, did you mean 'tmpfs'?"),
+        ("ramdisk.backend", "zfs", "ramdisk.backend: 'zfs' is not known, known are: auto, tmpfs, shm, path, disk."),
+        ("staging", "overly", "my.yaml: staging: 'overly' is not known, did you mean 'overlay'?"),
+        ("staging", "rsync", "my.yaml: staging: 'rsync' is not known, known are: auto, overlay, copy, none."),
+        ("project.trainer", "coki", "project.trainer: 'coki' is not known; known are: coqui, generic."),
+        ("project.trainer", "../generic", "project.trainer: '../generic' is not known; known are: coqui, generic."),
+        ("discard", "maybe", "my.yaml: discard: 'maybe' is not known, known are: true, false."),
+        # sizes
+        ("ramdisk.size", "8 potatoes", "ramdisk.size: '8 potatoes' is not a size; give a size such as 16G"),
+        ("ramdisk.size", "2 giraffes", "ramdisk.size: '2 giraffes' is not a size;"),
+        ("ramdisk.size", "", "ramdisk.size: '' is not a size;"),
+        ("ramdisk.size", "%", "ramdisk.size: '%' is not a size;"),
+        ("ramdisk.size", "nan%", "ramdisk.size: 'nan%' is not a size;"),
+        ("ramdisk.size", "1,5G", "ramdisk.size: '1,5G' is not a size;"),
+        ("ramdisk.size", -1, "ramdisk.size: -1 is not a size;"),
+        ("ramdisk.size", "-1G", "ramdisk.size: '-1G' is not a size;"),
+        ("ramdisk.size", 0, "ramdisk.size: 0 is less than 1 MiB (a number alone is bytes);"),
+        ("ramdisk.size", 16, "ramdisk.size: 16 is less than 1 MiB (a number alone is bytes);"),
+        ("ramdisk.size", "0%", "ramdisk.size: '0%' is less than 1 MiB"),
+        ("ramdisk.size", "200%", "ramdisk.size: '200%' is more than this machine's memory of "),
+        ("ramdisk.size", "1000T", "ramdisk.size: '1000T' is more than this machine's memory of "),
+        ("ramdisk.size", 10**30, "is more than this machine's memory of "),
+        # the command
+        ("project.command", "", "my.yaml: project.command: is empty. The trainer, as a list"),
+        ("project.command", [], "my.yaml: project.command: is empty. The trainer, as a list"),
+        ("project.command", "  \t ", "project.command: is empty; give the program that trains"),
+        ("project.command", [""], "project.command: is empty; give the program that trains"),
+        ("project.command", "''", "project.command: is empty; give the program that trains"),
+        ("project.command", 'sh -c "a', "project.command: No closing quotation: 'sh -c \"a'."),
+        ("project.command", "sh \\", "project.command: No escaped character: 'sh \\\\'."),
+        ("project.command", "sh \0", "the character NUL is not possible in a command."),
+        (
+            "project.command",
+            "sh {epochs}",
+            "{epochs} is not known; known are ram, run, seed. A column of the runs table",
+        ),
+        ("project.command", "no-such-program", "'no-such-program' not found on the PATH; is its environment active?"),
+        (
+            "project.command",
+            "./no-such-file",
+            "program './no-such-file': no such file; a path with / in it is relative",
+        ),
+        ("project.command", ["/no/such"], "project.command: program '/no/such': no such file;"),
+        ("project.command", ["/usr/bin/"], "project.command: program '/usr/bin/': no such file;"),
+        (
+            "project.command",
+            "data/words.txt",
+            "'data/words.txt' is not executable; chmod +x it, or put its interpreter",
+        ),
+        # globs
+        ("project.model", ["/out"], "project.model: '/out': globs are relative to the project and stay in it."),
+        ("project.model", ["a", "../out"], "project.model: '../out': globs are relative to the project"),
+        ("project.artifacts", ["a/../../b"], "project.artifacts: 'a/../../b': globs are relative"),
+        ("project.checkpoints", ["x/.."], "project.checkpoints: 'x/..': globs are relative"),
+        ("project.exclude", ["/x"], "project.exclude: '/x': globs are relative"),
+        ("project.preload", ["../x"], "project.preload: '../x': globs are relative"),
+        ("project.model", [], "project.model: missing, and the adapter 'generic' knows no default; give the globs"),
+        # the project
+        ("project.path", "no/such", "no/such: no such folder. It is relative to "),
+        ("project.path", "~no-such-user/x", "~no-such-user/x: no such folder. It is relative to "),
+        # what belongs together
+        ("ramdisk.backend", "path", "ramdisk.path: missing; the backend `path` uses the RAM disk that it names."),
+        ("runs", "no-such.tsv", "no-such.tsv: No such file or directory; give the table's path."),
+        ("runs", ".", ": Is a directory; give the table's path."),
+    ],
+)
+def test_a_bad_value_is_named(key: str, value: Any, expected: str, project: Path) -> None:
+    message = refusal(small_config(project, **{key: value}))
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, ["my.yaml: the file: nothing where a mapping of keys is expected."]),
+        ([], ["my.yaml: the file: [] where a mapping of keys is expected."]),
+        ("text", ["my.yaml: the file: 'text' where a mapping of keys is expected."]),
+        ({}, ["my.yaml: project: missing. What is trained."]),
+        ({5: {}}, ["my.yaml: 5: unknown key, known are: ", "my.yaml: project: missing."]),
+        ({"project": None}, ["my.yaml: project: nothing where a mapping of keys is expected."]),
+        ({"project": {}}, ["my.yaml: project.path: missing. Folder", "my.yaml: project.command: missing. The trainer"]),
+        (
+            {"project": {"path": 1, "command": "x"}, "stagin": "copy", "ramdisk": {"size": None}},
+            ["my.yaml: stagin: unknown key", "my.yaml: project.path: 1 where", "my.yaml: ramdisk.size: nothing where"],
+        ),
+    ],
+)
+def test_each_thing_that_is_wrong_has_one_line(config: Any, expected: list[str]) -> None:
+    lines = refusal(config).splitlines()
+    assert len(lines) == len(expected)
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
+
+
+def test_a_missing_key_is_described(project: Path) -> None:
+    assert refusal(without(small_config(project), "project.path")) == (
+        "my.yaml: project.path: missing. "
+        "Folder of the project; relative to the folder that Snakemake runs in; ~ is your home."
+    )
+
+
+def test_staging_none_needs_a_place_in_ram_to_write_to(project: Path) -> None:
+    config = small_config(project, staging="none", **{"project.command": "sh train.sh"})
+    assert refusal(config).startswith("project.command: staging `none` needs {ram} in it")
+
+
+def test_a_project_that_is_a_file_or_empty(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "train.py: is a file; give the folder" in refusal(small_config(project / "train.py"))
+    assert "empty: the folder is empty; nothing to train." in refusal(small_config(tmp_path / "empty"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may read everything")
+def test_a_project_that_may_not_be_read(project: Path) -> None:
+    project.chmod(0o000)
+    try:
+        assert "may not be read; check its owner and mode." in refusal(small_config(project))
+    finally:
+        project.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        (2 << 20, 2 << 20),
+        ("1048576", 1 << 20),
+        ("16G", 16 * GIB),
+        ("16g", 16 * GIB),
+        ("16 GB", 16 * GIB),
+        (" 16GiB ", 16 * GIB),
+        ("1.5G", 3 * GIB // 2),
+        ("512M", GIB // 2),
+        ("4096 K", 4 << 20),
+        ("50%", 16 * GIB),
+        ("12.5 %", 4 * GIB),
+        ("100%", 32 * GIB),
+    ],
+)
+def test_sizes(text: str | int, size_bytes: int) -> None:
+    assert parse_size(text, total_bytes=32 * GIB) == size_bytes
+
+
+FIT = "letters, digits and . _ = , + -, a letter or digit first."
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        # nothing in it
+        (b"", "no runs in it; the first line names the columns, each other line is a run."),
+        (b"\n \n# a comment\n", "no runs in it;"),
+        (b"run\tseed\n", "no runs in it;"),
+        # ids
+        (b"run\na\nb\na\n", "line 4: run: 'a' appears twice; run ids must differ."),
+        (b"run\tseed\n\t1\n", f"line 2: run: '' does not fit. The run's id, which names its folder in results: {FIT}"),
+        (b"run\na/b\n", f"line 2: run: 'a/b' does not fit. The run's id, which names its folder in results: {FIT}"),
+        (b"run\na b\n", "line 2: run: 'a b' does not fit."),
+        (b"run\n a\n", "line 2: run: ' a' does not fit."),
+        (b"run\n-a\n", "line 2: run: '-a' does not fit."),
+        (b"run\n.a\n", "line 2: run: '.a' does not fit."),
+        (b"run\n..\n", "line 2: run: '..' does not fit."),
+        (b"run\na\x0bb\n", "line 2: run: 'a\\x0bb' does not fit."),
+        ("run\nlärm\n".encode(), "line 2: run: 'lärm' does not fit."),
+        (b"run\n" + b"a" * 101 + b"\n", "is too long. The run's id"),
+        (b"run\nlogs\n", "line 2: run: 'logs' is something else's name in results; choose another."),
+        # columns
+        (b"run\tseed\na\n", "line 2: 1 columns where the header has 2; columns are separated by one tab."),
+        (b"run\tseed\n\na\t1\t2\n", "line 3: 3 columns where the header has 2;"),
+        (b"run\tseed\na\t1\t\n", "line 2: 3 columns where the header has 2;"),
+        (b"run\tlr\tlr\na\t1\t2\n", "line 1: column 'lr' appears twice."),
+        (b"id\tseed\na\t1\n", "line 1: no column `run`, the run's id, among 'id', 'seed'; columns are separated"),
+        (b"run,seed\na,1\n", "line 1: no column `run`, the run's id, among 'run,seed';"),
+        (b"run\tseed \na\t1\n", "line 1: a column cannot be named 'seed ';"),
+        (b"run\t\na\t1\n", "line 1: a column cannot be named '';"),
+        (b"run\tram\na\t1\n", "line 1: a column cannot be named 'ram'; a name is letters, digits and _"),
+        # cells
+        (b"run\tseed\na\tone\n", "line 2: seed: 'one' does not fit. A whole number"),
+        (b"run\tseed\na\t1.5\n", "line 2: seed: '1.5' does not fit."),
+        (b"run\tseed\na\t\n", "line 2: seed: '' does not fit."),
+        (b'run\tlr\na\t"1\nb\t2\n', "line 2: a quotation mark is not closed"),
+        (b'run\tlr\na\t"1" or 2\n', "line 2: a quotation mark is not closed, or text follows it;"),
+        # encodings
+        (b"run\na\xff\n", "is not text in UTF-8 (invalid start byte); save it as such."),
+        ("run\tseed\na\t1\n".encode("utf-16"), "is not text in UTF-8 (invalid start byte); save it as such."),
+    ],
+)
+def test_a_bad_table_of_runs(table: bytes, expected: str, project: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs.tsv"
+    path.write_bytes(table)
+    message = refusal(small_config(project, runs=str(path)))
+    assert expected in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (b"run\tseed\na\t1\nb\t-2\n", {"a": {"seed": "1"}, "b": {"seed": "-2"}}),
+        (b"\xef\xbb\xbfrun\tseed\r\na\t1\r\n\r\n# end\r\n", {"a": {"seed": "1"}}),
+        (b"# first\nseed\trun\n7\ta\n", {"a": {"seed": "7"}}),
+        (b"run\n1e-4,x=+2.0_b\n", {"1e-4,x=+2.0_b": {"seed": "1"}}),
+        (b'run\tdata\na\t"{""lr"": 1}"\nb\t{"lr": 1}\n', {"a": {"data": '{"lr": 1}'}, "b": {"data": '{"lr": 1}'}}),
+        ("run\tvoice\na\tJürgen\u2028 x\x0cy\n".encode(), {"a": {"voice": "Jürgen\u2028 x\x0cy"}}),
+    ],
+    ids=["plain", "BOM and Windows line ends", "run is not first", "odd id", "quotation marks", "odd characters"],
+)
+def test_a_good_table_of_runs(table: bytes, expected: dict[str, Any], project: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs.tsv"
+    path.write_bytes(table)
+    runs = resolve(small_config(project, runs=str(path)))
+    assert list(runs) == list(expected)
+    for run, parameters in expected.items():
+        assert parameters.items() <= runs[run].parameters.items()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("sh -c 'a  b' \"c\"", ["sh", "-c", "a  b", "c"]),
+        (["sh", 1, 2.5, "a b"], ["sh", "1", "2.5", "a b"]),
+        ("sh {ram}/{run} --seed={seed}", ["sh", "/r am/my_pr_ject_", "--seed=1"]),
+        ("sh {{seed}} {0} {} { }", ["sh", "{seed}", "{0}", "{}", "{", "}"]),
+        (["sh", '{{"a": {seed}}}'], ["sh", '{"a": 1}']),
+    ],
+)
+def test_good_commands(command: str | list[str], arguments: list[str], project: Path) -> None:
+    (run,) = resolve(small_config(project, **{"project.command": command})).values()
+    assert run.arguments(ram="/r am") == arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("my prôject ü", "my_pr_ject_"),
+        ("-dash", "dash"),
+        ("...", "run"),
+        ("voice+lr=1e-4,2", "voice+lr=1e-4,2"),
+    ],
+)
+def test_without_a_table_the_run_is_named_after_the_project(name: str, run: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "train.sh").touch()
+    assert list(resolve(small_config(folder, **{"project.command": "sh train.sh"}))) == [run]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ("description: [", "odd.yaml: not valid YAML: "),
+        ("- a", "odd.yaml: the file: ['a'] where a mapping of keys is expected."),
+        ("model: [a]", "odd.yaml: description: missing. Which trainer this is"),
+        (
+            "description: x\nstop: {signal: SIGKIL}",
+            "odd.yaml: stop.signal: 'SIGKIL' is not known, did you mean 'SIGINT'?",
+        ),
+        ("description: x\nprogress: {loss: '('}", "odd.yaml: progress: missing ), unterminated subpattern"),
+        ("description: x\nprogress: {loss: 'a'}", "odd.yaml: progress.loss: 'a' needs one group in parentheses."),
+        (
+            "description: x\nresume: {checkpoint: a, arguments: ['{chekpoint}']}",
+            "odd.yaml: resume.arguments: {chekpoint} is not known; known are checkpoint, folder.",
+        ),
+    ],
+)
+def test_a_bad_adapter_is_named(adapter: str, expected: str, tmp_path: Path) -> None:
+    trainers = tmp_path / "config/trainers"
+    trainers.mkdir(parents=True)
+    (tmp_path / "workflow").symlink_to(REPO / "workflow")
+    (trainers / "odd.yaml").write_text(adapter)
+    with pytest.raises(RamTrainError, match=re.escape(expected)):
+        load_trainer("odd", tmp_path)
+
+
+def test_the_program_may_be_named_in_any_way(project: Path) -> None:
+    (project / "go").write_text("#!/bin/sh\n")
+    (project / "go").chmod(0o755)
+    for program in ("./go", str(project / "go"), "sh", sys.executable, "{ram}/go"):
+        resolve(small_config(project, **{"project.command": [program]}))

@@ -1,0 +1,208 @@
+"""RAM disks: private, provably ours before anything is undone, adopted after a crash, measured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import REPO, needs_root, small_config
+
+from ramtrain import ramdisk
+from ramtrain.config import Run, complete_config, load_runs
+from ramtrain.errors import RamTrainError
+from ramtrain.ramdisk import MARK, SHM, Lease, acquire, ram_root, release, temporary_folder, used_bytes
+from ramtrain.system import mounts, run_command
+
+
+def a_run(project: Path, backend: str, **changes: object) -> Run:
+    config = complete_config(small_config(project, **{"ramdisk.backend": backend, **changes}), REPO, "test")
+    (run,) = load_runs(config, REPO).values()
+    return run
+
+
+BACKENDS = [pytest.param("tmpfs", marks=needs_root("mounts a tmpfs")), "shm", "disk"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_ram_disk_from_beginning_to_end(backend: str, project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, backend), workdir)
+
+    for folder in (Path(lease.state), Path(lease.folder), *Path(lease.state).parents[:2]):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert folder.stat().st_uid == os.geteuid()
+    assert Path(lease.state) == ram_root(workdir) / "my_pr_ject_"
+    empty_bytes = used_bytes(lease)
+    (Path(lease.folder) / "checkpoint").write_bytes(bytes(5 << 20))
+    assert 5 << 20 <= used_bytes(lease) - empty_bytes <= (5 << 20) + (64 << 10)
+
+    temporary = temporary_folder(lease)
+    assert len(str(temporary)) < 60
+    (temporary / "socket").touch()
+    assert (Path(lease.folder) / "tmp/socket").exists()
+
+    again = acquire(a_run(project, backend), workdir)
+    assert again == lease, "an earlier attempt's RAM disk is gone on with"
+
+    assert release(lease)
+    assert not release(lease), "the second time there is nothing"
+    assert not ram_root(workdir).exists()
+    assert not Path(lease.folder).exists()
+
+
+@needs_root("mounts a tmpfs")
+def test_a_tmpfs_has_its_size_and_does_not_swap(project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, "tmpfs"), workdir)
+    (ours,) = [entry for entry in mounts() if str(entry.point) == lease.folder]
+    assert {"noswap", "nosuid", "nodev", "size=65536k", "mode=700"} <= set(ours.options)
+    assert not lease.may_swap
+    with pytest.raises(OSError, match="No space left"):
+        (Path(lease.folder) / "big").write_bytes(bytes(65 << 20))
+    release(lease)
+
+
+def test_another_backend_than_an_earlier_attempt_s_is_refused(project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, "shm"), workdir)
+    with pytest.raises(RamTrainError, match=r"backend 'shm'.*'disk'.*unmount"):
+        acquire(a_run(project, "disk"), workdir)
+    release(lease)
+
+
+def test_two_working_directories_never_meet(project: Path, tmp_path: Path) -> None:
+    leases = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        leases.append(acquire(a_run(project, "shm"), tmp_path / name))
+    assert leases[0].state != leases[1].state
+    release(leases[0])
+    assert Path(leases[1].folder).exists()
+    release(leases[1])
+
+
+@pytest.fixture
+def lease(project: Path, workdir: Path) -> Iterator[Lease]:
+    lease = acquire(a_run(project, "shm"), workdir)
+    yield lease
+    release(lease)
+
+
+def test_without_its_mark_nothing_is_deleted(lease: Lease, tmp_path: Path) -> None:
+    mark = Path(lease.state) / MARK
+    (Path(lease.folder) / "precious").touch()
+    shutil.copy(mark, tmp_path / "mark")
+    mark.unlink()
+    with pytest.raises(RamTrainError, match="no readable mark"):
+        release(lease)
+    mark.write_text((tmp_path / "mark").read_text().replace(lease.token, "0123456789abcdef"))
+    with pytest.raises(RamTrainError, match="belongs to a later attempt"):
+        release(lease)
+    assert (Path(lease.folder) / "precious").exists()
+    shutil.copy(tmp_path / "mark", mark)
+
+
+def test_links_are_deleted_and_not_followed(lease: Lease, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    (outside / "precious").touch()
+    (Path(lease.folder) / "link").symlink_to(outside)
+    closed = Path(lease.folder) / "closed"
+    (closed / "more").mkdir(parents=True)
+    (closed / "more").chmod(0o555)
+    closed.chmod(0)
+    release(lease)
+    assert (outside / "precious").exists()
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o755
+    assert not Path(lease.folder).exists()
+
+
+@needs_root("mounts a tmpfs")
+def test_what_somebody_mounted_inside_is_left(lease: Lease) -> None:
+    inside = Path(lease.folder) / "theirs"
+    inside.mkdir()
+    run_command("mount", "-t", "tmpfs", "theirs", str(inside))
+    (inside / "precious").touch()
+    try:
+        with pytest.raises(RamTrainError, match="mounted inside its RAM disk"):
+            release(lease)
+        assert (inside / "precious").exists()
+    finally:
+        run_command("umount", str(inside))
+
+
+@needs_root("mounts a tmpfs")
+def test_a_busy_ram_disk_names_who_keeps_it(project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, "tmpfs"), workdir)
+    holder = subprocess.Popen(["sleep", "60"], cwd=lease.folder)
+    try:
+        with pytest.raises(RamTrainError, match=rf"in use by sleep \({holder.pid}\)"):
+            release(lease)
+    finally:
+        holder.kill()
+        holder.wait()
+    release(lease)
+
+
+@needs_root("mounts a tmpfs")
+def test_a_mount_that_was_cut_short_before_its_mark_is_taken_up(project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, "tmpfs"), workdir)
+    for path in Path(lease.folder).iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+    ramdisk._temporary_link(Path(lease.state)).unlink()
+    again = acquire(a_run(project, "tmpfs"), workdir)
+    assert len([entry for entry in mounts() if str(entry.point) == lease.folder]) == 1
+    release(again)
+
+
+def test_auto_says_why(project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, "auto"), workdir)
+    if os.geteuid() == 0:
+        assert lease.backend == "tmpfs"
+    else:
+        assert lease.backend == "shm"
+        assert lease.why.startswith("no tmpfs: mounting needs root")
+    release(lease)
+
+
+def test_a_size_that_does_not_fit_is_refused_with_the_figures(project: Path, workdir: Path) -> None:
+    free_bytes = shutil.disk_usage(SHM).free
+    if free_bytes >= psutil.virtual_memory().total:
+        pytest.skip(f"{SHM} is as large as the memory here")
+    size_mb = (free_bytes >> 20) + 1
+    with pytest.raises(RamTrainError, match=r"/dev/shm has .* free, ramdisk.size is .*--shm-size"):
+        acquire(a_run(project, "shm", **{"ramdisk.size": f"{size_mb}M"}), workdir)
+
+
+def test_a_folder_of_somebody_else_s_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(RamTrainError, match="was not made by you"):
+            ramdisk.check_own_folder(tmp_path / name)
+    other = Path("/proc")
+    if os.geteuid() == 0:
+        other = tmp_path / "other"
+        other.mkdir()
+        os.chown(other, 64321, 64321)
+    with pytest.raises(RamTrainError, match="was not made by you"):
+        ramdisk.check_own_folder(other)
+
+
+def sudo_mounts() -> bool:
+    try:
+        run_command("sudo", "-n", "-l", "mount")
+    except RamTrainError:
+        return False
+    return os.geteuid() != 0
+
+
+@pytest.mark.skipif(not sudo_mounts(), reason="needs a plain user whom sudo lets mount without a password")
+def test_sudo_mounts_a_tmpfs_where_the_config_allows_it(project: Path, workdir: Path) -> None:
+    lease = acquire(a_run(project, "auto", **{"ramdisk.sudo": True}), workdir)
+    assert (lease.backend, lease.sudo) == ("tmpfs", True)
+    (Path(lease.folder) / "mine").touch()
+    release(lease)
