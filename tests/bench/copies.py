@@ -10,7 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from figures import MB, MIB, Row, alternate, call, fill, fill_small, in_brief, leased, set_cached, settle, versus
+from figures import (
+    MB,
+    MIB,
+    Row,
+    alternate,
+    call,
+    claim_memory,
+    fill,
+    fill_small,
+    in_brief,
+    leased,
+    set_cached,
+    settle,
+    versus,
+)
 
 from ramtrain.durable import commit_folder
 from ramtrain.staging import stage_project
@@ -98,6 +112,7 @@ def measure_export(bench: Path, rounds: int) -> list[Row]:
         def ready() -> None:
             shutil.rmtree(target, ignore_errors=True)
             settle(project)
+            claim_memory()
 
         def ours() -> float:
             ready()

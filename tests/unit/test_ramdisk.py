@@ -9,14 +9,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import REPO, needs_root, small_config
+import yaml
+from conftest import REPO, needs_root, small_config, snakemake_argv
 
 from ramtrain import ramdisk
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
-from ramtrain.ramdisk import MARK, SHM, Lease, acquire, ram_root, release, temporary_folder, used_bytes
+from ramtrain.namespace import ENTER
+from ramtrain.ramdisk import MARK, Lease, acquire, ram_root, release, temporary_folder, used_bytes
 from ramtrain.system import mounts, run_command
 
 
@@ -168,13 +169,21 @@ def test_auto_says_why(project: Path, workdir: Path) -> None:
     release(lease)
 
 
-def test_a_size_that_does_not_fit_is_refused_with_the_figures(project: Path, workdir: Path) -> None:
-    free_bytes = shutil.disk_usage(SHM).free
-    if free_bytes >= psutil.virtual_memory().total:
-        pytest.skip(f"{SHM} is as large as the memory here")
-    size_mb = (free_bytes >> 20) + 1
-    with pytest.raises(RamTrainError, match=r"/dev/shm has .* free, ramdisk.size is .*--shm-size"):
-        acquire(a_run(project, "shm", **{"ramdisk.size": f"{size_mb}M"}), workdir)
+@needs_root("a /dev/shm of its own, as a container has it")
+@pytest.mark.parametrize(("backend", "said"), [("shm", "--shm-size"), ("path", "a smaller ramdisk.size")])
+def test_a_size_that_does_not_fit_is_refused_with_the_figures(
+    backend: str, said: str, project: Path, workdir: Path
+) -> None:
+    config = small_config(project, **{"ramdisk.backend": backend, "ramdisk.size": "1G"})
+    if backend == "path":
+        config["ramdisk"]["path"] = "/dev/shm"
+    (workdir / "my.yaml").write_text(yaml.safe_dump(config))
+    small_shm = 'mount -t tmpfs -o size=64m shm /dev/shm && exec "$@"'
+    argv = [*ENTER["mount"], "sh", "-c", small_shm, "sh", *snakemake_argv("train", "--configfile", "my.yaml")]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "/dev/shm has 64 MiB free, ramdisk.size is 1 GiB" in ended.stderr
+    assert said in ended.stderr
 
 
 def test_a_folder_of_somebody_else_s_is_not_used(tmp_path: Path) -> None:
