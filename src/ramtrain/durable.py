@@ -45,7 +45,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` to `path`: the old file or the new one, whole, whatever happens in between."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("x", encoding="utf-8") as file:
+        # A file name that is no UTF-8 becomes a JSON escape, and itself again when it is read.
+        with partial.open("x", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")
             file.flush()

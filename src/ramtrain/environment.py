@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,17 @@ def describe_project(run: Run, program: str) -> ProjectState:
 
 
 def _hash_inputs(project: Path) -> tuple[list[dict[str, str]], int]:
-    files = []
+    files: list[tuple[int, str]] = []
     for folder, names, entries in os.walk(project):
         names[:] = [name for name in names if name != ".git"]
         for name in entries:
             path = Path(folder) / name
-            if path.is_file() and not path.is_symlink():
-                files.append((path.stat().st_size, str(path.relative_to(project))))
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                files.append((status.st_size, str(path.relative_to(project))))
     inputs: list[dict[str, str]] = []
     total_bytes = 0
     for size_bytes, path in sorted(files)[:_MOST_INPUT_FILES]:

@@ -258,8 +258,9 @@ def _use_path(run: Run, lease: Lease) -> Lease:
 
 
 def _use_disk(run: Run, lease: Lease) -> Lease:
-    path = run.ramdisk_path or Path(lease.workdir) / ".ramtrain"
-    path.mkdir(exist_ok=True)
+    path = run.ramdisk_path or Path(lease.workdir)
+    if not path.is_dir():
+        raise RamTrainError(f"ramdisk.path: {path}: no such folder.")
     return replace(_elsewhere(path.resolve(), lease, "free some room"), may_swap=False)
 
 

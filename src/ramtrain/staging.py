@@ -25,7 +25,7 @@ from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
 from ramtrain.namespace import ENTER, Overlay
 from ramtrain.progress import CopyProgress
-from ramtrain.ramdisk import Lease, remove_tree
+from ramtrain.ramdisk import Lease, ram_root, remove_tree
 from ramtrain.system import mounts
 from ramtrain.view import View, matcher
 
@@ -212,7 +212,7 @@ def _own_places(project: Path) -> list[str]:
     if not here.is_relative_to(project):
         return []
     prefix = here.relative_to(project)
-    return [str(prefix / name) for name in ("results", ".snakemake", ".ramtrain")]
+    return [str(prefix / name) for name in ("results", ".snakemake", ram_root(here).parent.name)]
 
 
 def _none(run: Run, folder: Path) -> Stage:
