@@ -81,6 +81,7 @@ class TrainingProgress:
         self.latest: dict[str, str] = {}
         self.told = ""
         self.rest = ""
+        self.live = sys.stderr.isatty()
         self.started = self.last_line = time.monotonic()
 
     def feed(self, output: str) -> None:
@@ -95,11 +96,10 @@ class TrainingProgress:
     def tell(self, ram_bytes: int) -> None:
         """Say where the training is: at once on a terminal, else when there is news, every few seconds at most."""
         known = ", ".join(f"{name} {value}" for name, value in self.latest.items())
-        if sys.stderr.isatty():
+        if self.live:
             elapsed = tqdm.format_interval(time.monotonic() - self.started)
             ram = format_size(ram_bytes, binary=True)
-            sys.stderr.write(f"\r\x1b[K{self.what}: {elapsed}, {known or 'training'}, {ram} in RAM")
-            sys.stderr.flush()
+            self._show(f"{self.what}: {elapsed}, {known or 'training'}, {ram} in RAM")
         elif known != self.told and time.monotonic() - self.last_line >= _LINE_EVERY_S:
             self.last_line = time.monotonic()
             self.told = known
@@ -107,5 +107,12 @@ class TrainingProgress:
 
     def close(self) -> None:
         """Clear the live line."""
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
+        if self.live:
+            self._show("")
+
+    def _show(self, line: str) -> None:
+        try:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        except OSError:
+            self.live = False  # the terminal is gone; the training is not

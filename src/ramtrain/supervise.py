@@ -176,7 +176,7 @@ class _Watch:
         self.log_position = self.log.stat().st_size if self.log.exists() else 0
         self.progress = TrainingProgress(f"run {run.run}", run.trainer.progress)
         self.stopped_by: str | None = None
-        self.peak_bytes = 0
+        self.used_bytes = self.peak_bytes = 0
         self.next_measure = 0.0
         # Should the keeper be killed, its orphans come to us.
         set_process_attribute(PR_SET_CHILD_SUBREAPER, 1)
@@ -243,8 +243,8 @@ class _Watch:
         """Take in the trainer's new output and, now and then, how full the RAM disk is."""
         now = time.monotonic()
         if now >= self.next_measure:
-            used = used_bytes(self.lease)
-            self.peak_bytes = max(self.peak_bytes, used)
+            self.used_bytes = used_bytes(self.lease)
+            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
             took_s = time.monotonic() - now
             self.next_measure = now + max(_TICK_S, took_s / _MEASURING_SHARE)
         if self.log.exists():
@@ -253,7 +253,7 @@ class _Watch:
                 new = output.read()
             self.log_position += len(new)
             self.progress.feed(new.decode(errors="replace"))
-        self.progress.tell(self.peak_bytes)
+        self.progress.tell(self.used_bytes)
 
 
 class _Signals:
@@ -261,7 +261,9 @@ class _Signals:
 
     def __init__(self) -> None:
         self.wakeup, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._before = {number: signal.signal(number, self._note) for number in _STOPPING}
+        # Under nohup a lost terminal is meant to be survived.
+        heeded = [n for n in _STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     @staticmethod
