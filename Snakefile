@@ -9,10 +9,6 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-if not workflow.overwrite_configfiles:  # a user's --configfile replaces the example's settings
-
-    configfile: Path(workflow.basedir) / "config/config.yaml"
-
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ramdisk.smk"

@@ -29,7 +29,7 @@ def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, expor
         len(exported.model),
         len(exported.artifacts),
         format_size(size_bytes, binary=True),
-        home(run),
+        home(run.run),
     )
 
 

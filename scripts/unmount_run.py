@@ -24,7 +24,7 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
     release(steps.lease)
     record = compose(steps, config, Path.cwd(), unmount_s=round(time.monotonic() - started, 3))
     write_record(record_file, record, schema)
-    logging.info("%s", in_brief(record, home(run)))
+    logging.info("%s", in_brief(record, home(run.run)))
 
 
 if __name__ == "__main__":

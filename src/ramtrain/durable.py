@@ -96,7 +96,10 @@ def commit_folder(
     partial.mkdir()
     try:
         kept = _copy_verified(sources, partial, report)
-        write_json(partial / MANIFEST, {"files": [asdict(file) for file in kept]})
+        manifest = partial / MANIFEST
+        while manifest.exists():  # a file of the trainer's own
+            manifest = manifest.with_name(f"ramtrain-{manifest.name}")
+        write_json(manifest, {"files": [asdict(file) for file in kept]})
         for parent, _, _ in os.walk(partial):
             _sync_folder(Path(parent))
         _take_name(partial, folder)

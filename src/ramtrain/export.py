@@ -49,14 +49,14 @@ class Export:
         )
 
 
-def home(run: Run) -> Path:
+def home(run: str) -> Path:
     """Return the folder of the run's results."""
-    return RESULTS / run.run
+    return RESULTS / run
 
 
 def keep_log(run: Run, lease: Lease) -> Path:
     """Bring the trainer's output home; return where it is then."""
-    source, target = Path(lease.folder) / TRAINER_LOG, home(run) / TRAINER_LOG
+    source, target = Path(lease.folder) / TRAINER_LOG, home(run.run) / TRAINER_LOG
     if not source.exists():
         return target
     try:
@@ -79,7 +79,7 @@ def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
     artifacts = _find_artifacts(run, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
     total_bytes = sum(sizes.values())
-    target = home(run)
+    target = home(run.run)
     try:
         target.mkdir(parents=True, exist_ok=True)
         _check_room(target, total_bytes)
@@ -106,13 +106,17 @@ def check_home(run: Run, export: Export) -> None:
     Raises:
         RamTrainError: a file is missing or has another size.
     """
-    for file in (*export.model, *export.artifacts):
-        path = home(run) / file.path
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            raise RamTrainError(
-                f"run {run.run}: {path} is no longer as it was exported; the RAM is not released. Delete "
-                f"{home(run)}/export.json and type `snakemake --cores 1 train` to export again."
-            )
+    if spoilt := spoilt_at_home(run.run, export):
+        raise RamTrainError(
+            f"run {run.run}: {', '.join(map(str, spoilt))} is no longer as it was exported; the RAM is not released. "
+            "Type `snakemake --cores 1 unmount` to bring home what is in RAM."
+        )
+
+
+def spoilt_at_home(run: str, export: Export) -> list[Path]:
+    """Return the exported files that are missing at home or have another size."""
+    paths = {home(run) / file.path: file.bytes for file in (*export.model, *export.artifacts)}
+    return [path for path, size in paths.items() if not path.is_file() or path.stat().st_size != size]
 
 
 def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, Path]:
@@ -134,7 +138,9 @@ def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, P
                 found[path] = view.real(path)
             except (Escapes, FileNotFoundError) as error:
                 raise RamTrainError(
-                    f"run {run.run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}."
+                    f"run {run.run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}. "
+                    "Name another file in project.model, or put the file itself there, and type "
+                    "`snakemake --cores 1 train` again: only the export is repeated."
                 ) from error
     return found
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
@@ -89,6 +90,8 @@ def main() -> None:
         trainer = _start(order)
     except (OSError, subprocess.SubprocessError) as failure:
         error = f"{failure}"
+        if isinstance(failure, FileNotFoundError) and Path(order.cwd, order.argv[0]).exists():
+            error += ", or the interpreter that its first line names"
     else:
         _say({"pid": trainer.pid})
         _wait(trainer, orders)

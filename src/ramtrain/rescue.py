@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ramtrain.durable import commit_folder
-from ramtrain.export import RESULTS, TRAINER_LOG
+from ramtrain.export import TRAINER_LOG, home, spoilt_at_home
 from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import MARK, Lease, ram_root, release
+from ramtrain.record import Steps
 from ramtrain.staging import STAGE, Stage
 from ramtrain.supervise import only_one
 from ramtrain.view import Escapes
@@ -49,7 +49,7 @@ def rescue(lease: Lease, discard: bool) -> Rescue:
         size_bytes = sum(source.stat().st_size for source in sources.values())
         folder = None
         if sources and not discard:
-            folder = RESULTS / lease.run / f"rescued-{time.strftime('%Y%m%dT%H%M%S')}"
+            folder = home(lease.run) / f"rescued-{time.strftime('%Y%m%dT%H%M%S')}"
             with CopyProgress(f"run {lease.run}: bringing home", len(sources), size_bytes) as progress:
                 commit_folder(sources, folder, progress.add)
         release(lease)
@@ -61,11 +61,12 @@ def rescue(lease: Lease, discard: bool) -> Rescue:
 
 
 def _is_home(lease: Lease) -> bool:
-    """Whether the export of this very RAM disk has been completed."""
-    export = RESULTS / lease.run / "export.json"
+    """Whether the export of this very RAM disk has been completed, and is still there."""
+    export = home(lease.run) / "export.json"
     if not export.exists():
         return False
-    return json.loads(export.read_text(encoding="utf-8"))["lease"]["token"] == lease.token
+    steps = Steps.read(export)
+    return steps.lease.token == lease.token and not spoilt_at_home(lease.run, steps.export)
 
 
 def _written(lease: Lease) -> dict[str, Path]:
@@ -82,5 +83,8 @@ def _written(lease: Lease) -> dict[str, Path]:
                 log.warning("run %s: %s is left out: %s", lease.run, path, error)
     output = Path(lease.folder) / TRAINER_LOG
     if output.exists():
-        found[TRAINER_LOG] = output
+        name = TRAINER_LOG
+        while name in found:  # a file of the trainer's own
+            name = f"ramtrain-{name}"
+        found[name] = output
     return found

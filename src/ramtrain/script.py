@@ -19,13 +19,21 @@ log = logging.getLogger(__name__)
 def script(snakemake: Any) -> Iterator[Run]:
     """Give a script the settings of its run; messages go to its log file and to the terminal.
 
-    A `RamTrainError` ends the script with its text and status 1. Anything else is a defect and shows its traceback.
+    A `RamTrainError`, or what the system says of a file, ends the script with its text and status 1. Anything else is
+    a defect and shows its traceback.
     """
     log_to(Path(snakemake.log[0]))
     try:
         yield load_runs(snakemake.config, workflow_home(snakemake))[snakemake.wildcards.run]
     except RamTrainError as error:
         log.error("%s", error)
+        sys.exit(1)
+    except OSError as error:
+        log.error(
+            "run %s: %s. What is in RAM stays there. When the cause is mended, type `snakemake --cores 1 train` again.",
+            snakemake.wildcards.run,
+            error,
+        )
         sys.exit(1)
 
 

@@ -101,7 +101,13 @@ def stage_project(run: Run, lease: Lease) -> Stage:
             remove_tree(folder / left)
     methods: dict[str, Callable[[Run, Path], Stage]] = {"overlay": _overlay, "copy": _copy, "none": _none}
     if run.staging != "auto":
-        stage = methods[run.staging](run, folder)
+        try:
+            stage = methods[run.staging](run, folder)
+        except Unavailable as reason:
+            raise RamTrainError(
+                f"run {run.run}: staging: overlay does not work here: {str(reason).rstrip('.')}. "
+                "Choose `auto` or `copy`."
+            ) from None
     else:
         try:
             stage = replace(_overlay(run, folder), why="the first choice, and it works here")
@@ -141,7 +147,10 @@ def _overlay(run: Run, folder: Path) -> Stage:
     _check_disjoint(project, folder)
     overlays = [_prepare(project, folder / "overlay")]
     for number, place in enumerate(run.volatile, 1):
-        place.mkdir(parents=True, exist_ok=True)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RamTrainError(f"project.volatile: {place}: {error.strerror}; give a folder.") from None
         captured = place.resolve()
         if captured.is_relative_to(project):
             log.info("run %s: volatile folder %s is in the project, which is captured as a whole", run.run, place)

@@ -332,7 +332,8 @@ def _trouble(ending: Ending | None, stopped_by: str | None) -> str | None:
     if ending.returncode is None or ending.returncode > 0:
         return f"the trainer failed with exit status {ending.returncode}"
     if ending.returncode < 0:
-        return f"the trainer was killed by {signal.Signals(-ending.returncode).name}"
+        name = signal.Signals(-ending.returncode).name if -ending.returncode in list(signal.Signals) else ""
+        return f"the trainer was killed by {name or f'signal {-ending.returncode}'}"
     return None
 
 

@@ -70,7 +70,7 @@ class View:
         """
         layers = self._resolve(path)
         if not layers:
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(f"{path} is a link to nothing")
         return layers[0]
 
     def written(self, original: Path) -> list[str]:

@@ -87,10 +87,11 @@ def main() -> int:
                 rows += PARTS[name](bench, options.rounds)
             except (RamTrainError, OSError) as error:
                 failed.append(f"{name}: NOT MEASURED: {error}")
+                say(failed[-1])
     finally:
+        took_s = time.monotonic() - began
         clear(bench)
-    took_s = time.monotonic() - began
-    show(rows)
+        show(rows)
     print(*failed, sep="\n")
     print(f"load {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores in the last 5 minutes; {took_s:.0f} s in all")
     return int(bool(failed) or not all(row.passed for row in rows))

@@ -21,6 +21,9 @@ from figures import ENVIRONMENT, REPO, call, say
 
 from ramtrain.errors import RamTrainError
 
+# One thread: on a machine that is busy otherwise, threads that wait for each other make it many times slower.
+EXAMPLE_ENVIRONMENT = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+
 
 class Memory(threading.Thread):
     """The memory of what a process starts, less the trainer: all that is below a keeper.
@@ -93,7 +96,7 @@ class Chain:
         return self.record["timings_s"]["train"]
 
 
-def run_chain(bench: Path, config: Mapping[str, Any]) -> Chain:
+def run_chain(bench: Path, config: Mapping[str, Any], env: Mapping[str, str] = ENVIRONMENT) -> Chain:
     """Run a config's only run in a new working directory, output to a file there.
 
     Raises:
@@ -107,7 +110,7 @@ def run_chain(bench: Path, config: Mapping[str, Any]) -> Chain:
         with subprocess.Popen(
             [*argv, "--configfile", "my.yaml", "--", "train"],
             cwd=workdir,
-            env=ENVIRONMENT,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -130,7 +133,7 @@ def example_project(bench: Path) -> Path:
     if not project.exists():
         shutil.copytree(REPO / "examples/tiny_tts", project, ignore=shutil.ignore_patterns("output", "__pycache__"))
         say("  warm-up, not counted: an epoch of the example, bare")
-        call(example_argv(1), project, bench / "bare.log")
+        call(example_argv(1), project, bench / "bare.log", EXAMPLE_ENVIRONMENT)
         shutil.rmtree(project / "output")
     return project
 

@@ -19,6 +19,7 @@ from ramtrain.ramdisk import Lease, acquire, release
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 MB, GB, MIB, GIB = 10**6, 10**9, 1 << 20, 1 << 30
 
 
@@ -70,7 +71,9 @@ def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dic
     return figures
 
 
-def call(argv: Sequence[str | Path], folder: Path, output: Path | None = None) -> float:
+def call(
+    argv: Sequence[str | Path], folder: Path, output: Path | None = None, env: Mapping[str, str] = ENVIRONMENT
+) -> float:
     """Run a command in `folder`; return its seconds.
 
     Raises:
@@ -79,7 +82,7 @@ def call(argv: Sequence[str | Path], folder: Path, output: Path | None = None) -
     with open(output or os.devnull, "ab") as file:
         started = time.monotonic()
         done = subprocess.run(
-            argv, cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
+            argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
         )
         took_s = time.monotonic() - started
     if done.returncode != 0:

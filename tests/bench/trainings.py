@@ -8,7 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from chain import example_config, example_project, run_chain
+from chain import EXAMPLE_ENVIRONMENT, example_argv, example_config, example_project, run_chain
 from figures import GB, MB, Row, alternate, call, in_brief, say, settle
 
 from ramtrain.meter import disk_counters, own_writes
@@ -40,7 +40,7 @@ def measure_command(bench: Path, rounds: int) -> list[Row]:
     chains = []
 
     def one() -> float:
-        chains.append(run_chain(bench, example_config(project, SHORT_EPOCHS)))
+        chains.append(run_chain(bench, example_config(project, SHORT_EPOCHS), EXAMPLE_ENVIRONMENT))
         return chains[-1].wall_s - chains[-1].train_s
 
     overhead_s = alternate({"snakemake train less the trainer": one}, rounds)["snakemake train less the trainer"]
@@ -128,15 +128,13 @@ def measure_writes(bench: Path, _: int) -> list[Row]:
     project = example_project(bench)
     settle(bench)
     before, device_before = own_writes(), disk_counters(bench).device_bytes
-    bare_s = call(
-        [sys.executable, "train.py", "--epochs", str(LONG_EPOCHS), "--seed", "1"], project, bench / "bare.log"
-    )
+    bare_s = call(example_argv(LONG_EPOCHS), project, bench / "bare.log", EXAMPLE_ENVIRONMENT)
     bare = own_writes().since(before)
     settle(bench)
     device_bytes = (disk_counters(bench).device_bytes or 0) - (device_before or 0)
     shutil.rmtree(project / "output")
     say(f"  bare: {bare.disk_bytes / MB:.1f} MB in {bare_s:.1f} s")
-    chain = run_chain(bench, example_config(project, LONG_EPOCHS))
+    chain = run_chain(bench, example_config(project, LONG_EPOCHS), EXAMPLE_ENVIRONMENT)
     writes = chain.record["writes"]
     ours_mb, theirs_mb = writes["trainer"]["disk_bytes"] / MB, bare.disk_bytes / MB
     say(f"  overlay: {ours_mb:.3f} MB in {chain.train_s:.1f} s")

@@ -331,15 +331,40 @@ def test_a_ram_root_that_somebody_else_made_is_refused(
     assert "results" not in os.listdir(workdir)
 
 
-@pytest.mark.parametrize("kind", ["link", "file"])
-def test_a_ram_root_that_is_no_folder_is_refused(
-    kind: str, other_root: Path, restricted: Callable[..., Ended], tmp_path: Path, project: Path
+def test_a_ram_root_that_is_a_link_is_refused(
+    other_root: Path, restricted: Callable[..., Ended], tmp_path: Path, project: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
-    if kind == "link":
-        other_root.symlink_to(tmp_path / "elsewhere")
-    else:
-        other_root.touch()
+    other_root.symlink_to(tmp_path / "elsewhere")
     ended = restricted(in_user_namespace(f"--map-user={OTHER_UID}"), small_config(project), "train")
     says(ended, f"{other_root} was not made by you (owner uid {OTHER_UID}, ")
     assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_names_that_are_not_utf8_will_do(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+    (project / os.fsdecode(b"gr\xfc\xdfe.txt")).write_text("Latin-1")
+    config = small_config(project, **{"project.model": ["out"]})
+    config["project"]["command"] = ["sh", "-c", r"mkdir out; printf ok > out/$(printf 'm\374del')"]
+    ended = snakemake(config, "train")
+    assert ended.status == 0, ended.output
+    home = workdir / "results/my_pr_ject_/model"
+    assert (home / os.fsdecode(b"m\xfcdel")).read_text() == "ok"
+    listed = json.loads((home / "manifest.json").read_text(encoding="utf-8"))["files"]
+    assert [os.fsencode(file["path"]) for file in listed] == [b"m\xfcdel"]
+
+
+@pytest.mark.parametrize(("status", "target"), [(0, "model"), (3, "rescued-*")], ids=["exported", "rescued"])
+def test_files_of_the_trainer_named_as_our_own_come_home(
+    status: int, target: str, snakemake: Snakemake, workdir: Path, project: Path
+) -> None:
+    config = small_config(project, **{"project.model": ["manifest.json", "train.log"]})
+    config["project"]["command"] = [
+        "sh",
+        "-c",
+        f"for f in manifest.json train.log; do echo $f >$f; done; exit {status}",
+    ]
+    snakemake(config, "train")
+    snakemake(config, "unmount")
+    (home,) = (workdir / "results/my_pr_ject_").glob(target)
+    assert (home / "manifest.json").read_text() == "manifest.json\n"
+    assert (home / "train.log").read_text() == "train.log\n"

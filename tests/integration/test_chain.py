@@ -109,7 +109,7 @@ def test_a_config_of_six_lines_takes_the_place_of_the_example(
     ended = snakemake(
         f"project:\n"
         f"  path: {project}\n"
-        f"  command: {sys.executable} train.py\n"
+        f"  command: ['{sys.executable}', train.py]\n"
         f"  model: [out/model.bin]\n"
         f"ramdisk:\n"
         f"  size: 64M\n",

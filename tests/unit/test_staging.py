@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from conftest import REPO, needs_root, small_config
 
-from ramtrain import staging
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.ramdisk import Lease, acquire, release
@@ -145,7 +144,7 @@ def test_a_mount_inside_the_project_is_not_hidden_by_an_overlay(method: str, pro
             assert f"{inside} is mounted inside" in stage.why
             assert (Path(stage.ram) / "data/mounted.txt").exists()
         else:
-            with pytest.raises(staging.Unavailable, match="is mounted inside"):
+            with pytest.raises(RamTrainError, match="is mounted inside.*Choose `auto` or `copy`"):
                 stage_project(a_run(project, staging="overlay"), lease)
     finally:
         run_command("umount", str(inside))

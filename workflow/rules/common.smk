@@ -1,21 +1,32 @@
 """The configuration: loaded, checked, resolved to one `Run` per run. No rules."""
 
+import shlex
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 from ramtrain import config as settings, ramdisk, supervise
 from ramtrain.errors import RamTrainError
+from ramtrain.schema import load_yaml
 
 HOME = Path(workflow.basedir)
 RAM_ROOT = ramdisk.ram_root(Path.cwd())
 
 
+def load_config():
+    """Complete Snakemake's config: a user's --configfile as it is, or else the example's, with the defaults."""
+    source = ", ".join(map(str, workflow.overwrite_configfiles))
+    if not source:  # a `configfile:` directive would merge the example's settings into a user's
+        example = load_yaml(HOME / "config/config.yaml") or {}
+        update_config(example, config)
+        config.update(example)
+    config.update(settings.complete_config(config, HOME, source or "config/config.yaml"))
+
+
 def load_runs():
-    """Return the configured runs by id; fill the schema's defaults into Snakemake's config."""
-    source = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
-    config.update(settings.complete_config(config, HOME, source))
+    """Return the configured runs by id, all of them checked."""
     runs = settings.load_runs(config, HOME)
     ramdisk.check_root(RAM_ROOT)
     if "unmount" not in sys.argv:  # what is in RAM comes home whatever became of the project
@@ -26,11 +37,15 @@ def load_runs():
 
 
 try:
+    load_config()
     RUNS = load_runs()
 except RamTrainError as error:
     raise WorkflowError(str(error)) from None
 
 supervise.remember_caller()
+
+# Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
+sys.executable = shlex.quote(sys.executable)
 
 # What all runs together may hold in RAM; --resources ramdisk_mb=N overrides it.
 workflow.global_resources.setdefault("ramdisk_mb", ramdisk.budget_mb())
