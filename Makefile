@@ -19,7 +19,7 @@ lint: .venv/dev
 	$(ACTIVATE) snakemake --lint
 
 bench: .venv/dev examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python tests/bench.py
+	$(ACTIVATE) python tests/bench
 
 clean:
 	rm -rf .venv

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -20,13 +19,12 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CopyProgress:
-    """Files, bytes, rate and time left of one copy; `add` may be called from several threads."""
+    """Files, bytes, rate and time left of one copy."""
 
     def __init__(self, what: str, total_files: int, total_bytes: int) -> None:
         self.what = what
         self.total_files = total_files
         self.files = 0
-        self.lock = threading.Lock()
         self.bar = tqdm(
             total=total_bytes,
             desc=what,
@@ -49,15 +47,14 @@ class CopyProgress:
 
     def add(self, files: int, size_bytes: int) -> None:
         """Count `files` and `size_bytes` more as copied."""
-        with self.lock:
-            self.files += files
-            self.bytes += size_bytes
-            if not self.bar.disable:
-                self.bar.set_postfix_str(f"{self.files}/{self.total_files} files", refresh=False)
-                self.bar.update(size_bytes)
-            elif time.monotonic() - self.last_line >= _LINE_EVERY_S:
-                self.last_line = time.monotonic()
-                log.info("%s: %s", self.what, self._line())
+        self.files += files
+        self.bytes += size_bytes
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"{self.files}/{self.total_files} files", refresh=False)
+            self.bar.update(size_bytes)
+        elif time.monotonic() - self.last_line >= _LINE_EVERY_S:
+            self.last_line = time.monotonic()
+            log.info("%s: %s", self.what, self._line())
 
     def _line(self) -> str:
         rate = self.bytes / (time.monotonic() - self.started)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -14,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,19 +21,15 @@ from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
 from ramtrain.namespace import ENTER, Overlay
-from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import Lease, ram_root, remove_tree
 from ramtrain.system import mounts
+from ramtrain.tree import Item, copy_items, scan
 from ramtrain.view import View, matcher
 
 log = logging.getLogger(__name__)
 
 STAGE = ".stage.json"
 _BEGUN = "begun.json"
-_SENDFILE_BYTES = 16 << 20
-_BATCH_BYTES = 32 << 20
-_BATCH_FILES = 256
-_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -179,14 +172,14 @@ def _preload(run: Run, project: Path, upper: Path) -> tuple[int, int]:
     """Copy the files that `preload` names into the upper layer, where reads find them in RAM."""
     if not run.preload:
         return 0, 0
-    items = [item for item in _scan(project, matcher(())) if not item.is_folder]
+    items = [item for item in scan(project, matcher(())) if not item.is_folder]
     wanted = set(View([project]).glob(run.preload))
     chosen = [item for item in items if item.path in wanted]
     if not chosen:
         raise RamTrainError(f"project.preload: {', '.join(run.preload)} matches no file in {project}.")
     parents = {str(parent) for item in chosen for parent in PurePosixPath(item.path).parents} - {"."}
-    folders = [_Item(path, (project / path).lstat()) for path in sorted(parents)]
-    return _copy_items([*folders, *chosen], project, upper, f"run {run.run}: preloading")
+    folders = [Item(path, (project / path).lstat()) for path in sorted(parents)]
+    return copy_items([*folders, *chosen], project, upper, f"run {run.run}: preloading")
 
 
 def _copy(run: Run, folder: Path) -> Stage:
@@ -196,8 +189,8 @@ def _copy(run: Run, folder: Path) -> Stage:
     if not target.exists():
         remove_tree(partial)
         partial.mkdir()
-        items = list(_scan(project, matcher((*run.exclude, *_own_places(project)))))
-        files, size_bytes = _copy_items(items, project, partial, f"run {run.run}: staging")
+        items = list(scan(project, matcher((*run.exclude, *_own_places(project)))))
+        files, size_bytes = copy_items(items, project, partial, f"run {run.run}: staging")
         shutil.copystat(project, partial)
         partial.rename(target)
     return Stage(
@@ -283,141 +276,3 @@ def _find_namespace(overlays: Sequence[Overlay], folder: Path) -> str:
             return namespace
         reasons.append(f"in a {namespace} namespace: {' '.join(done.stderr.split())}")
     raise Unavailable("; ".join(reasons) + " (README, 'Overlay without root')")
-
-
-@dataclass(frozen=True)
-class _Item:
-    """Something to copy: its path in the project and its lstat."""
-
-    path: str
-    status: os.stat_result
-
-    @property
-    def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.status.st_mode)
-
-
-def _scan(project: Path, leave_out: re.Pattern[str], prefix: str = "") -> Iterator[_Item]:
-    """Yield all that is in the project, a folder before what it holds, less what `leave_out` matches."""
-    try:
-        entries = sorted(os.scandir(project / prefix), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise RamTrainError(f"project.path: {error.filename} may not be read; check its owner and mode.") from None
-    for entry in entries:
-        path = f"{prefix}{entry.name}"
-        if leave_out.fullmatch(path):
-            continue
-        item = _Item(path, entry.stat(follow_symlinks=False))
-        yield item
-        if item.is_folder:
-            yield from _scan(project, leave_out, f"{path}/")
-
-
-def _copy_items(items: Sequence[_Item], project: Path, target: Path, what: str) -> tuple[int, int]:
-    """Copy `items` with modes, times, owners, attributes, holes, links and hard links; return files and bytes."""
-    regular, rest, first_names, hard_links = [], [], {}, []
-    for item in items:
-        mode = item.status.st_mode
-        if item.is_folder:
-            (target / item.path).mkdir(mode=stat.S_IRWXU, exist_ok=True)
-        elif stat.S_ISREG(mode):
-            inode = (item.status.st_dev, item.status.st_ino)
-            if item.status.st_nlink > 1 and inode in first_names:
-                hard_links.append((first_names[inode], item.path))
-            else:
-                first_names[inode] = item.path
-                regular.append(item)
-        elif stat.S_ISLNK(mode):
-            rest.append(item)
-        else:
-            log.warning("%s: %s is neither file, folder nor link; left out", what, item.path)
-    size_bytes = sum(item.status.st_size for item in regular)
-    with CopyProgress(what, len(regular), size_bytes) as progress, ThreadPoolExecutor(_WORKERS) as pool:
-        for done in [pool.submit(_copy_batch, batch, project, target, progress) for batch in _batches(regular)]:
-            done.result()
-    for first, second in hard_links:
-        os.link(target / first, target / second)
-    for item in rest:
-        _copy_link(item, project, target)
-    for item in reversed([item for item in items if item.is_folder]):
-        _set_status(target / item.path, item.status)
-    return len(regular) + len(hard_links), size_bytes
-
-
-def _batches(items: Iterable[_Item]) -> list[list[_Item]]:
-    """Group files so that the large ones are spread over the threads and the small ones cost few hand-overs."""
-    batches: list[list[_Item]] = [[]]
-    size_bytes = 0
-    for item in items:
-        if size_bytes >= _BATCH_BYTES or len(batches[-1]) >= _BATCH_FILES:
-            batches.append([])
-            size_bytes = 0
-        batches[-1].append(item)
-        size_bytes += item.status.st_size
-    return sorted(batches, key=lambda batch: -sum(item.status.st_size for item in batch))
-
-
-def _copy_batch(batch: Sequence[_Item], project: Path, target: Path, progress: CopyProgress) -> None:
-    for item in batch:
-        try:
-            _copy_file(project / item.path, target / item.path, item.status, progress)
-        except PermissionError as error:
-            raise RamTrainError(f"project.path: {error.filename} may not be read; check its owner and mode.") from None
-        progress.add(1, 0)
-
-
-def _copy_file(source: Path, target: Path, status: os.stat_result, progress: CopyProgress) -> None:
-    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-        try:
-            for start, end in _data_ranges(reader, status):
-                os.lseek(writer, start, os.SEEK_SET)
-                while start < end and (count := os.sendfile(writer, reader, start, min(end - start, _SENDFILE_BYTES))):
-                    start += count
-                    progress.add(0, count)
-            if os.lseek(writer, 0, os.SEEK_CUR) != status.st_size:
-                os.ftruncate(writer, status.st_size)
-            for name in os.listxattr(reader):
-                os.setxattr(writer, name, os.getxattr(reader, name))
-            _set_status(writer, status)
-        finally:
-            os.close(writer)
-    finally:
-        os.close(reader)
-
-
-def _data_ranges(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data, so that a sparse one stays sparse (lseek(2), SEEK_DATA)."""
-    if status.st_blocks * 512 >= status.st_size:
-        yield 0, status.st_size
-        return
-    end = 0
-    while end < status.st_size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return  # a hole up to the end
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end
-
-
-def _set_status(target: Path | int, status: os.stat_result) -> None:
-    if os.geteuid() == 0:
-        os.chown(target, status.st_uid, status.st_gid)
-    os.chmod(target, stat.S_IMODE(status.st_mode))
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _copy_link(item: _Item, project: Path, target: Path) -> None:
-    """Make a link anew: one into the project leads into the copy, one out of it to where it led."""
-    link = project / item.path
-    text = os.readlink(link)
-    leads_to = Path(os.path.normpath(link.parent / text))
-    if leads_to.is_relative_to(project):
-        text = os.path.relpath(target / leads_to.relative_to(project), (target / item.path).parent)
-    elif not text.startswith("/"):
-        text = str(leads_to)
-    (target / item.path).symlink_to(text)

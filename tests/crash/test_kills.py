@@ -20,7 +20,7 @@ from conftest import Ended, small_config, snakemake_argv
 
 from ramtrain.ramdisk import ram_root
 
-STEPS = 20
+STEPS = 30  # at half a second each: longer than it takes to see that nothing is left
 ORPHANS_GONE_S = 5.0
 
 
@@ -40,6 +40,7 @@ class Training:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, "PAUSE_S": "0.5"},
             )
         self.checkpoint = self._wait_for("**/checkpoint_3.bin")
 
@@ -80,7 +81,7 @@ class Training:
 @pytest.fixture
 def training(workdir: Path, project: Path) -> Iterator[Training]:
     config = small_config(project)
-    config["project"]["command"] += ["--steps", str(STEPS), "--pause", "0.2", "--leave"]
+    config["project"]["command"] += ["--steps", str(STEPS), "--leave"]
     started = Training(config, workdir, project)
     yield started
     started.end()

@@ -144,7 +144,7 @@ def test_a_mount_inside_the_project_is_not_hidden_by_an_overlay(method: str, pro
             assert f"{inside} is mounted inside" in stage.why
             assert (Path(stage.ram) / "data/mounted.txt").exists()
         else:
-            with pytest.raises(RamTrainError, match="is mounted inside.*Choose `auto` or `copy`"):
+            with pytest.raises(RamTrainError, match=r"is mounted inside.*Choose `auto` or `copy`"):
                 stage_project(a_run(project, staging="overlay"), lease)
     finally:
         run_command("umount", str(inside))
