@@ -51,7 +51,7 @@ class TinyTTSConfig(TrainerConfig):
     print_step: int = 10
     plot_step: int = 10
     save_step: int = 50
-    save_n_checkpoints: int = 1
+    save_all_best: bool = True
 
 
 @dataclass(frozen=True)

@@ -152,9 +152,11 @@ def test_each_bad_end_of_a_trainer_has_its_message(snakemake: Snakemake, workdir
     assert content(project) == before
 
 
-def test_a_run_that_is_being_trained_is_not_trained_twice(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+def test_a_run_that_is_being_trained_is_not_trained_twice(
+    snakemake: Snakemake, workdir: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAUSE_S", "1.2")
     config = small_config(project)
-    config["project"]["command"] += ["--pause", "1.2"]
     (workdir / "first.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     first = subprocess.Popen(
         snakemake_argv("train", "--configfile", "first.yaml"),
