@@ -42,7 +42,7 @@ class Training:
                 start_new_session=True,
                 env={**os.environ, "PAUSE_S": "0.5"},
             )
-        self.checkpoint = self._wait_for("**/checkpoint_3.bin")
+        self.checkpoint = self._wait_for("overlay/upper/out/checkpoint_3.bin")
 
     def _wait_for(self, pattern: str) -> Path:
         deadline = time.monotonic() + 30

@@ -56,7 +56,10 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
     assert (home / "model/sample_mel.png").read_bytes().startswith(b"\x89PNG")
     assert list((home / "artifacts").glob("output/*/events.out.tfevents.*"))
     epochs = [line for line in (home / "train.log").read_text().splitlines() if "> EPOCH: " in line]
-    assert [int(line.split("EPOCH: ")[1].split("/")[0]) for line in epochs] == [0, 1, 2, 2, 3]
+    numbers = [int(line.split("EPOCH: ")[1].split("/")[0]) for line in epochs]
+    before_kill, after = numbers[:3], numbers[3:]
+    assert before_kill == [0, 1, 2]
+    assert after in ([1, 2, 3], [2, 3]), "the epoch that the newest whole checkpoint was written in is repeated"
     assert {path: path.stat().st_mtime_ns for path in EXAMPLE.rglob("*")} == before
 
 
