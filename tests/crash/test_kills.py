@@ -40,6 +40,7 @@ class Training:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_heed_signals,
                 env={**os.environ, "PAUSE_S": "0.5"},
             )
         self.checkpoint = self._wait_for("overlay/upper/out/checkpoint_3.bin")
@@ -76,6 +77,12 @@ class Training:
     def end(self) -> None:
         for process in self.ours():
             process.kill()
+
+
+def _heed_signals() -> None:
+    # Tests started under nohup, or in a shell's background, would pass on that SIGHUP or SIGINT is ignored.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
