@@ -64,13 +64,19 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
 
 
 def _kill_trainer_in_its_third_epoch(snakemake: subprocess.Popen, workdir: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        (log,) = list(ram_root(workdir).glob("example/train.log")) or [None]
-        if log and "EPOCH: 2/" in log.read_text() and list(ram_root(workdir).glob("example/**/best_model_64.pth")):
-            break
+    deadline = time.monotonic() + 300
+    while not _is_in_third_epoch(workdir):
         assert snakemake.poll() is None, (workdir / "first.txt").read_text()
+        assert time.monotonic() < deadline, "the third epoch was not reached"
         time.sleep(0.1)
     for process in psutil.Process(snakemake.pid).children(recursive=True):
         if "train.py" in process.cmdline():
             process.send_signal(signal.SIGKILL)
+
+
+def _is_in_third_epoch(workdir: Path) -> bool:
+    folder = ram_root(workdir) / "example"
+    log = folder / "train.log"
+    return (
+        log.exists() and "EPOCH: 2/" in log.read_text() and any(folder.glob("overlay/upper/output/*/best_model_64.pth"))
+    )
