@@ -41,4 +41,4 @@ rule unmount:
 
 onerror:
     if any(RAM_ROOT.glob("*/.ramtrain.json")):
-        print(f"What the runs wrote is in RAM, under {RAM_ROOT}. `snakemake --cores 1 train` goes on from there.")
+        print(f"There is something in RAM, under {RAM_ROOT}. What to type is said above.")

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from humanfriendly import format_size
+from humanfriendly.text import pluralize
 
 from ramtrain.config import Run
 from ramtrain.export import export_model, home
@@ -24,10 +25,10 @@ def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, expor
     Steps(lease, stage, training, exported).write(export_file)
     size_bytes = sum(file.bytes for file in (*exported.model, *exported.artifacts))
     logging.info(
-        "run %s: exported %d model files and %d artifacts of %s to %s, read back and compared",
+        "run %s: exported %s and %s of %s to %s, read back and compared",
         run.run,
-        len(exported.model),
-        len(exported.artifacts),
+        pluralize(len(exported.model), "model file"),
+        pluralize(len(exported.artifacts), "artifact"),
         format_size(size_bytes, binary=True),
         home(run.run),
     )

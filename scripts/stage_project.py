@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from humanfriendly import format_size
+from humanfriendly.text import pluralize
 
 from ramtrain.config import Run
 from ramtrain.durable import write_json
@@ -20,10 +21,9 @@ def stage(run: Run, lease_file: Path, stage_file: Path) -> None:
     """Stage the project on the leased RAM disk."""
     staged = stage_project(run, Lease.read(lease_file))
     write_json(stage_file, asdict(staged))
+    files = pluralize(staged.files, "file")
     size = format_size(staged.bytes, binary=True)
-    logging.info(
-        "run %s: staging: %s (%s), %d files of %s copied", run.run, staged.method, staged.why, staged.files, size
-    )
+    logging.info("run %s: staging: %s (%s), %s of %s copied", run.run, staged.method, staged.why, files, size)
 
 
 if __name__ == "__main__":

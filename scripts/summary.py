@@ -27,7 +27,7 @@ COLUMNS = [
 
 
 def summarize(records: Sequence[Path]) -> pd.DataFrame:
-    """Return the table: dotted columns as in the record, `model_bytes` and `model_sha256` of the first model file."""
+    """Return the table: columns as in the record, `model_bytes` of all model files, `model_sha256` of the first."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in records]
     table = pd.json_normalize(contents).reindex(columns=COLUMNS)
     table["model_bytes"] = [sum(file["bytes"] for file in content["model"]) for content in contents]

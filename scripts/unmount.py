@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from humanfriendly import format_size
+from humanfriendly.text import pluralize
 
 from ramtrain.errors import RamTrainError
 from ramtrain.rescue import leftovers, rescue
@@ -24,10 +25,10 @@ def unmount(workdir: Path, discard: bool) -> bool:
         try:
             done = rescue(lease, discard)
         except (RamTrainError, OSError) as error:
-            logging.error("run %s: not released: %s. Its RAM disk stays at %s.", lease.run, error, lease.folder)
+            logging.error("%s\nIts RAM disk stays at %s.", error, lease.folder)
             well = False
             continue
-        what = f"{done.files} files of {format_size(done.bytes, binary=True)}" + (
+        what = f"{pluralize(done.files, 'file')} of {format_size(done.bytes, binary=True)}" + (
             f" in {done.folder}" if done.folder else ""
         )
         logging.info("run %s: %s%s; RAM released", done.run, done.note, f": {what}" if done.files else "")

@@ -20,7 +20,7 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
     """Release the RAM disk, provided that what was exported is there, and write the record."""
     started = time.monotonic()
     steps = Steps.read(export_file)
-    check_home(run, steps.export)
+    check_home(run, steps.lease, steps.export)
     release(steps.lease)
     record = compose(steps, config, Path.cwd(), unmount_s=round(time.monotonic() - started, 3))
     write_record(record_file, record, schema)

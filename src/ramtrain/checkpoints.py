@@ -8,21 +8,20 @@ from pathlib import Path, PurePosixPath
 
 from ramtrain.config import Run, fill_placeholders
 from ramtrain.staging import Stage
-from ramtrain.view import View
 
 log = logging.getLogger(__name__)
 
-_ZIP_SUFFIXES = (".pth", ".pt", ".ckpt")
+_ZIP_START = b"PK\3\4"
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint's end is there: PyTorch writes a zip file, whose directory comes last.
+    """Whether a checkpoint's end is there: of a zip file, as PyTorch writes it, the directory comes last.
 
     Of other kinds of files nothing is known but that they are not empty.
     """
-    if checkpoint.suffix in _ZIP_SUFFIXES:
-        return zipfile.is_zipfile(checkpoint)
-    return checkpoint.stat().st_size > 0
+    with checkpoint.open("rb") as file:
+        start = file.read(len(_ZIP_START))
+    return zipfile.is_zipfile(checkpoint) if start == _ZIP_START else bool(start)
 
 
 def find_resume(run: Run, stage: Stage) -> tuple[str | None, list[str]]:
@@ -34,7 +33,7 @@ def find_resume(run: Run, stage: Stage) -> tuple[str | None, list[str]]:
     if run.trainer.resume is None:
         return None, []
     # Only what a training wrote counts, and only that may be renamed: the upper layer.
-    written = View(stage.view().layers[:1])
+    written = stage.written()
     whole = []
     for path in written.glob([run.trainer.resume.checkpoint]):
         real = written.real(path)

@@ -228,6 +228,12 @@ def load_trainer(name: str, home: Path) -> Trainer:
     )
 
 
+def budget_bytes() -> int:
+    """Return what all runs of this machine together may hold: its memory less a reserve of 10 %, at least 2 GiB."""
+    total_bytes = psutil.virtual_memory().total
+    return max(0, total_bytes - max(2 << 30, total_bytes // 10))
+
+
 def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[str, Any]:
     """Check the config against its schema and return it with the schema's defaults filled in.
 
@@ -253,7 +259,7 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
     rows = (
         read_runs(_absolute(config["runs"]), _schema(home, "runs"))
         if config["runs"]
-        else [{"run": re.sub(r"[^A-Za-z0-9._=,+-]+", "_", folder.name).lstrip("._=,+-") or "run"}]
+        else [{"run": _id_from(folder.name)}]
     )
     trainer = load_trainer(project["trainer"], home)
     model = tuple(_globs("model", project["model"])) or trainer.model
@@ -263,6 +269,12 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             "give the globs of the files that are the final model."
         )
     size_bytes = parse_size(ramdisk["size"], psutil.virtual_memory().total)
+    if ramdisk["backend"] != "disk" and size_bytes > budget_bytes():
+        most = humanfriendly.format_size(budget_bytes(), binary=True)
+        raise RamTrainError(
+            f"ramdisk.size: {ramdisk['size']!r} leaves too little of the machine's memory for the trainer and all "
+            f"else; at most {most} can be had here."
+        )
     command = _split(project["command"])
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
@@ -327,6 +339,12 @@ def check_project(run: Run) -> None:
         raise RamTrainError(
             f"project.command: program {program!r} is not executable; chmod +x it, or put its interpreter before it."
         )
+
+
+def _id_from(name: str) -> str:
+    """Return a run id for a project's folder: other characters become _, and names of our own are kept free."""
+    run = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", name).lstrip("._=,+-") or "run"
+    return f"run-{run}" if run in _RESERVED else run
 
 
 def _schema(home: Path, name: str) -> dict[str, Any]:

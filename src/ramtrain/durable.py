@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import mmap
 import os
 import secrets
@@ -24,8 +23,6 @@ from typing import Any
 
 from ramtrain.errors import RamTrainError
 from ramtrain.system import exchange
-
-log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 4 << 20

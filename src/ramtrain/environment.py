@@ -85,7 +85,7 @@ def _packages(program: str, project: Path) -> tuple[str | None, dict[str, str]]:
     if not found or not Path(found).name.startswith("python"):
         return None, {}
     try:
-        version = run_command(found, "-c", "import platform; print(platform.python_version())").strip()
+        version = run_command(found, "-B", "-c", "import platform; print(platform.python_version())").strip()
         return version, dict(sorted(json.loads(run_command(found, "-B", "-c", _PACKAGES)).items()))
     except CommandError as error:
         log.warning("the packages of %s are not in the record: %s", found, error)

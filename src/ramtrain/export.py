@@ -13,6 +13,7 @@ from typing import Any
 
 from humanfriendly import format_size
 
+from ramtrain import caller
 from ramtrain.config import Run
 from ramtrain.durable import Kept, commit_file, commit_folder
 from ramtrain.errors import RamTrainError
@@ -61,7 +62,7 @@ def keep_log(run: Run, lease: Lease) -> Path:
         return target
     try:
         commit_file(source, target)
-    except OSError as error:
+    except (OSError, RamTrainError) as error:
         log.error("run %s: its log could not be brought home: %s", run.run, error)
         return source
     return target
@@ -79,18 +80,19 @@ def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
     artifacts = _find_artifacts(run, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
     total_bytes = sum(sizes.values())
-    target = home(run.run)
+    target, output = home(run.run), Path(lease.folder) / TRAINER_LOG
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _check_room(target, total_bytes)
-        keep_log(run, lease)
+        _check_room(target, total_bytes + (output.stat().st_size if output.exists() else 0))
+        if output.exists():
+            commit_file(output, target / TRAINER_LOG)
         with CopyProgress(f"run {run.run}: exporting", len(sizes), total_bytes) as progress:
             kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
             kept_model = commit_folder(_shorten(model), target / "model", progress.add)
     except (OSError, RamTrainError) as error:
         raise RamTrainError(
             f"run {run.run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "
-            "mended, type `snakemake --cores 1 train` again: only the export is repeated."
+            f"mended, type `{caller.command('train')}`: only the export is repeated."
         ) from error
     return Export(
         model=[replace(file, path=f"model/{file.path}") for file in kept_model],
@@ -100,17 +102,19 @@ def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
     )
 
 
-def check_home(run: Run, export: Export) -> None:
+def check_home(run: Run, lease: Lease, export: Export) -> None:
     """Check that what was exported is still at home, before the RAM is released.
 
     Raises:
         RamTrainError: a file is missing or has another size.
     """
     if spoilt := spoilt_at_home(run.run, export):
-        raise RamTrainError(
-            f"run {run.run}: {', '.join(map(str, spoilt))} is no longer as it was exported; the RAM is not released. "
-            "Type `snakemake --cores 1 unmount` to bring home what is in RAM."
+        remedy = (
+            f"The RAM is not released; type `{caller.command('unmount')}` to bring home what is there."
+            if Path(lease.state).exists()
+            else f"Nothing of it is in RAM; to train again, type `{caller.command('train')} --forcerun train_run`."
         )
+        raise RamTrainError(f"run {run.run}: {', '.join(map(str, spoilt))} is no longer as it was exported. {remedy}")
 
 
 def spoilt_at_home(run: str, export: Export) -> list[Path]:
@@ -131,7 +135,7 @@ def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, P
             raise RamTrainError(
                 f"run {run.run}: project.model: {pattern!r} matches nothing after training. The trainer wrote, in "
                 f"{stage.layers[0]}:\n{listed}{more}\nThe RAM disk stays. Correct project.model in the config and type "
-                "`snakemake --cores 1 train` again: only the export is repeated."
+                f"`{caller.command('train')}`: only the export is repeated."
             )
         for path in paths:
             try:
@@ -140,7 +144,7 @@ def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, P
                 raise RamTrainError(
                     f"run {run.run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}. "
                     "Name another file in project.model, or put the file itself there, and type "
-                    "`snakemake --cores 1 train` again: only the export is repeated."
+                    f"`{caller.command('train')}`: only the export is repeated."
                 ) from error
     return found
 

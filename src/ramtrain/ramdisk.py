@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 from humanfriendly import format_size
 
+from ramtrain import caller
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
@@ -112,12 +113,6 @@ def check_own_folder(folder: Path) -> None:
         folder.chmod(stat.S_IRWXU)
 
 
-def budget_mb() -> int:
-    """Return what all runs of this machine together may hold: its memory less a reserve of 10 %, at least 2 GiB."""
-    total_bytes = psutil.virtual_memory().total
-    return max(0, total_bytes - max(2 << 30, total_bytes // 10)) >> 20
-
-
 def acquire(run: Run, workdir: Path) -> Lease:
     """Give `run` a RAM disk: a new one, or the one that an earlier, interrupted attempt left.
 
@@ -151,12 +146,17 @@ def acquire(run: Run, workdir: Path) -> Lease:
         _prune_empty(state)
         raise
     lease = replace(lease, mount_s=round(time.monotonic() - started, 3))
-    for folder in {lease.state, lease.folder}:
+    for folder in dict.fromkeys((lease.folder, lease.state)):
         write_json(Path(folder) / MARK, asdict(lease))
-    temporary = Path(lease.folder) / "tmp"
-    temporary.mkdir()
-    _temporary_link(state).symlink_to(temporary)
+    _make_temporary(lease)
     return lease
+
+
+def _make_temporary(lease: Lease) -> None:
+    temporary, link = Path(lease.folder) / "tmp", temporary_folder(lease)
+    temporary.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(temporary)
 
 
 def temporary_folder(lease: Lease) -> Path:
@@ -185,9 +185,10 @@ def _adopt(run: Run, lease: Lease) -> Lease:
     if run.backend not in ("auto", lease.backend):
         raise RamTrainError(
             f"run {run.run}: an earlier attempt left a RAM disk of backend {lease.backend!r} at {lease.folder}, and "
-            f"the config now asks for {run.backend!r}. Type `snakemake --cores 1 unmount` first."
+            f"the config now asks for {run.backend!r}. Type `{caller.command('unmount')}` first."
         )
     check_own_folder(Path(lease.folder))
+    _make_temporary(lease)
     log.info("run %s: going on with the RAM disk of an earlier attempt at %s", lease.run, lease.folder)
     return lease
 
@@ -314,7 +315,7 @@ def _walk_status(folder: Path) -> Iterator[os.stat_result]:
     # The trainer makes and deletes files meanwhile, and an overlay's work folder is closed to everybody.
     try:
         entries = list(os.scandir(folder))
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         return
     for entry in entries:
         try:
@@ -358,11 +359,12 @@ def release(lease: Lease) -> bool:
 def _prune_empty(folder: Path) -> None:
     """Remove the run's folder and the two above it as far as they are empty."""
     for part in (folder, folder.parent, folder.parent.parent):
-        if not os.path.lexists(part):
+        try:
+            part.rmdir()
+        except FileNotFoundError:
             continue
-        if any(part.iterdir()):
-            break
-        part.rmdir()
+        except OSError:
+            break  # not empty
 
 
 def _own_mount(lease: Lease) -> Mount | None:
@@ -389,17 +391,23 @@ def _check_mark(place: Path, lease: Lease) -> None:
         raise RamTrainError(f"run {lease.run}: {place} belongs to a later attempt of this run; it is left.")
 
 
-def _unmount(lease: Lease) -> None:
-    sudo = ("sudo", "-n") if lease.sudo else ()
-    try:
-        run_command(*sudo, "umount", lease.folder)
-    except CommandError as error:
-        holders = ", ".join(f"{process.name()} ({process.pid})" for process in _holders(Path(lease.folder)))
+def check_free(lease: Lease) -> None:
+    """Check that no process keeps the RAM disk busy.
+
+    Raises:
+        RamTrainError: with the processes' names.
+    """
+    holders = ", ".join(f"{process.name()} ({process.pid})" for process in _holders(Path(lease.folder)))
+    if holders:
         raise RamTrainError(
-            f"run {lease.run}: its RAM disk {lease.folder} could not be unmounted: {error}. "
-            + (f"It is in use by {holders}; end that, then " if holders else "Then ")
-            + "run the same command again."
-        ) from error
+            f"run {lease.run}: its RAM disk {lease.folder} is in use by {holders}. End that, then type the same again."
+        )
+
+
+def _unmount(lease: Lease) -> None:
+    check_free(lease)
+    sudo = ("sudo", "-n") if lease.sudo else ()
+    run_command(*sudo, "umount", lease.folder)
 
 
 def _holders(folder: Path) -> Iterator[psutil.Process]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from humanfriendly import format_size, format_timespan
+from humanfriendly.text import pluralize
 
 from ramtrain.durable import write_json
 from ramtrain.environment import describe_machine
@@ -72,7 +73,7 @@ def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: f
             "train": training.train_s,
             "export": export.export_s,
             "unmount": unmount_s,
-            "total": round((ended - datetime.fromisoformat(lease.started)).total_seconds(), 3),
+            "total": round(max(0.0, (ended - datetime.fromisoformat(lease.started)).total_seconds()), 3),
         },
         "writes": {
             "trainer": _process_writes(training.writes),
@@ -133,7 +134,7 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
     model_bytes = sum(file["bytes"] for file in record["model"])
     return (
         f"run {record['run']}: done in {format_timespan(record['timings_s']['total'])}. The model is in {home}/model, "
-        f"{len(record['model'])} files of {size(model_bytes)}, verified; the RAM is released.\n"
+        f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified; the RAM is released.\n"
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
         f"{size(writes['trainer']['disk_bytes'])} went to the disk; the export wrote "
         f"{size(writes['export']['disk_bytes'])}. Record: {home}/record.json"
@@ -146,4 +147,6 @@ def _process_writes(writes: ProcessWrites) -> dict[str, Any]:
 
 def _difference(after: DiskCounters, before: DiskCounters, name: str) -> int | None:
     first, last = getattr(before, name), getattr(after, name)
-    return None if first is None or last is None or before.device != after.device else last - first
+    if first is None or last is None or before.device != after.device or last < first:
+        return None  # there is no such counter, it is another disk's, or a reboot has set it back
+    return last - first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from ramtrain.durable import commit_folder
 from ramtrain.export import TRAINER_LOG, home, spoilt_at_home
 from ramtrain.progress import CopyProgress
-from ramtrain.ramdisk import MARK, Lease, ram_root, release
+from ramtrain.ramdisk import MARK, Lease, check_free, ram_root, release
 from ramtrain.record import Steps
 from ramtrain.staging import STAGE, Stage
 from ramtrain.supervise import only_one
@@ -34,28 +35,34 @@ class Rescue:
 def leftovers(workdir: Path) -> Iterator[Lease]:
     """Yield the lease of every RAM disk that the runs of this working directory hold."""
     for mark in sorted(ram_root(workdir).glob(f"*/{MARK}")):
-        yield Lease.read(mark)
+        try:
+            yield Lease.read(mark)
+        except (OSError, ValueError, TypeError, KeyError):
+            log.error("%s: its mark %s cannot be read; it is left as it is. Look at what it holds.", mark.parent, MARK)
 
 
 def rescue(lease: Lease, discard: bool) -> Rescue:
     """Bring home what the trainer wrote, unless it is at home already or to be discarded, and release the RAM disk.
 
     Raises:
-        RamTrainError: a process is training the run, or its RAM disk could not be released.
+        RamTrainError: a process is training the run, or keeps its RAM disk busy.
         OSError: whatever the disk says; the RAM disk stays.
     """
     with only_one(lease.run, Path(lease.state)):
-        sources = {} if _is_home(lease) else _written(lease)
+        check_free(lease)
+        is_home = _is_home(lease)
+        sources = {} if is_home else _written(lease)
         size_bytes = sum(source.stat().st_size for source in sources.values())
         folder = None
         if sources and not discard:
+            for left in home(lease.run).glob(".rescued-*.partial"):
+                shutil.rmtree(left)  # of a rescue that was killed
             folder = home(lease.run) / f"rescued-{time.strftime('%Y%m%dT%H%M%S')}"
             with CopyProgress(f"run {lease.run}: bringing home", len(sources), size_bytes) as progress:
                 commit_folder(sources, folder, progress.add)
         release(lease)
     if not sources:
-        note = "was at home already" if _is_home(lease) else "held nothing"
-        return Rescue(lease.run, None, 0, 0, note)
+        return Rescue(lease.run, None, 0, 0, "was at home already" if is_home else "held nothing")
     note = "thrown away as asked" if discard else "brought home and verified"
     return Rescue(lease.run, folder, len(sources), size_bytes, note)
 
@@ -65,7 +72,10 @@ def _is_home(lease: Lease) -> bool:
     export = home(lease.run) / "export.json"
     if not export.exists():
         return False
-    steps = Steps.read(export)
+    try:
+        steps = Steps.read(export)
+    except (ValueError, TypeError, KeyError):
+        return False  # of another version of RamTrain: what is in RAM comes home once more
     return steps.lease.token == lease.token and not spoilt_at_home(lease.run, steps.export)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ramtrain import caller
 from ramtrain.config import Run, load_runs
 from ramtrain.errors import RamTrainError
 
@@ -24,17 +26,27 @@ def script(snakemake: Any) -> Iterator[Run]:
     """
     log_to(Path(snakemake.log[0]))
     try:
-        yield load_runs(snakemake.config, workflow_home(snakemake))[snakemake.wildcards.run]
+        runs = load_runs(snakemake.config, workflow_home(snakemake))
+        if snakemake.wildcards.run not in runs:
+            raise RamTrainError(
+                f"run {snakemake.wildcards.run}: is no longer in the runs table. Its RAM disk stays; put the row back, "
+                f"or bring home what is there: {caller.command('unmount')}"
+            )
+        yield runs[snakemake.wildcards.run]
     except RamTrainError as error:
         log.error("%s", error)
         sys.exit(1)
     except OSError as error:
         log.error(
-            "run %s: %s. What is in RAM stays there. When the cause is mended, type `snakemake --cores 1 train` again.",
+            "run %s: %s. What is in RAM stays there. When the cause is mended, type `%s`.",
             snakemake.wildcards.run,
             error,
+            caller.command("train"),
         )
         sys.exit(1)
+    except KeyboardInterrupt:
+        log.error("run %s: interrupted. To go on, type `%s`.", snakemake.wildcards.run, caller.command("train"))
+        sys.exit(128 + signal.SIGINT)
 
 
 def workflow_home(snakemake: Any) -> Path:

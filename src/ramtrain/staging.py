@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ramtrain import caller
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
@@ -62,6 +63,10 @@ class Stage:
         """Return the stage that `asdict` made `content` of."""
         return cls(**{**content, "overlays": [Overlay(**entry) for entry in content["overlays"]]})
 
+    def written(self) -> View:
+        """Return the upper layer alone: what the trainer wrote, and what was copied."""
+        return View([Path(self.layers[0])])
+
     def view(self) -> View:
         """Return the project as the trainer sees it."""
         seen_as = [self.ram] if self.method == "none" else [self.ram, self.project]
@@ -106,6 +111,8 @@ def stage_project(run: Run, lease: Lease) -> Stage:
             stage = replace(_overlay(run, folder), why="the first choice, and it works here")
         except Unavailable as reason:
             stage = replace(_copy(run, folder), why=f"no overlay: {reason}")
+    if run.volatile and stage.method != "overlay":
+        log.warning("run %s: project.volatile needs the overlay; writes to those folders go to the disk", run.run)
     stage = replace(stage, stage_s=round(time.monotonic() - started, 3))
     write_json(folder / STAGE, asdict(stage))
     return stage
@@ -129,7 +136,7 @@ def has_begun(run: Run, lease: Lease) -> bool:
     if earlier != run.training:
         raise RamTrainError(
             f"run {run.run}: its RAM disk {lease.folder} holds what another training began, "
-            f"`{shlex.join(earlier['command'])}` in {earlier['project']}. Type `snakemake --cores 1 unmount` to bring "
+            f"`{shlex.join(earlier['command'])}` in {earlier['project']}. Type `{caller.command('unmount')}` to bring "
             "that home, then train again."
         )
     return True
@@ -152,7 +159,7 @@ def _overlay(run: Run, folder: Path) -> Stage:
         overlays.append(_prepare(captured, folder / "volatile" / str(number)))
     namespace = _find_namespace(overlays, folder)
     upper = Path(overlays[0].upper)
-    files, size_bytes = _preload(run, project, upper)
+    files, size_bytes = (0, 0) if any(upper.iterdir()) else _preload(run, project, upper)
     return Stage(
         project=str(project),
         method="overlay",

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ramtrain import caller
 from ramtrain.checkpoints import find_resume
 from ramtrain.config import Run
 from ramtrain.environment import ProjectState, describe_project
@@ -39,17 +40,8 @@ _TICK_S = 0.5
 _MEASURING_SHARE = 0.002
 _TAIL_LINES = 12
 
+END_OF_SNAKEMAKE = "the end of Snakemake"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_CALLER = "RAMTRAIN_CALLER"
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "GOTO_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-_TEMPORARY_VARIABLES = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")
 
 
 @dataclass(frozen=True)
@@ -78,29 +70,13 @@ class Training:
         return cls(**{**content, **parts})
 
 
-def remember_caller() -> None:
-    """Note in the environment what Snakemake's jobs no longer know: its process, and the user's own variables.
-
-    Snakemake sets the number of threads and TMPDIR for every job; a trainer is to be run as it would be without.
-    """
-    variables = {name: os.environ.get(name) for name in (*_THREAD_VARIABLES, *_TEMPORARY_VARIABLES)}
-    os.environ[_CALLER] = json.dumps({"pid": os.getpid(), "variables": variables})
-
-
-def trainer_environment(run: Run, lease: Lease) -> dict[str, str]:
+def trainer_environment(run: Run, lease: Lease, cwd: str) -> dict[str, str]:
     """Return the trainer's environment: the user's, TMPDIR in RAM, the adapter's variables, threads if configured."""
-    env = dict(os.environ)
-    caller = json.loads(env.pop(_CALLER, "{}"))
-    for name, value in caller.get("variables", {}).items():
-        env.pop(name, None)
-        if value is not None:
-            env[name] = value
-    for name in _TEMPORARY_VARIABLES:
-        env[name] = str(temporary_folder(lease))
+    env = caller.environment()
+    env.update(dict.fromkeys(caller.TEMPORARY_VARIABLES, str(temporary_folder(lease))))
     if run.threads:
-        env.update(dict.fromkeys(_THREAD_VARIABLES, str(run.threads)))
-    env["PYTHONUNBUFFERED"] = "1"
-    env.update(run.trainer.environment)
+        env.update(dict.fromkeys(caller.THREAD_VARIABLES, str(run.threads)))
+    env.update({"PWD": cwd, "PYTHONUNBUFFERED": "1"}, **run.trainer.environment)
     return env
 
 
@@ -117,6 +93,12 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             resumed_from, more = find_resume(run, stage)
             if resumed_from:
                 log.info("run %s: going on from %s", run.run, resumed_from)
+            elif others := stage.written().glob(run.checkpoints):
+                raise RamTrainError(
+                    f"run {run.run}: none of the checkpoints in RAM is one that the adapter {run.trainer.name!r} can "
+                    f"resume ({run.trainer.resume.checkpoint!r}), and there are {', '.join(others[:5])}. Correct the "
+                    f"adapter, or bring them home with `{caller.command('unmount')}` and train again."
+                )
             else:
                 log.info("run %s: the earlier attempt left no whole checkpoint; starting anew", run.run)
                 stage = renew(run, lease)
@@ -125,7 +107,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         order = Order(
             argv=command,
             cwd=stage.cwd,
-            env=trainer_environment(run, lease),
+            env=trainer_environment(run, lease, stage.cwd),
             log=str(folder / TRAINER_LOG),
             namespace=stage.namespace,
             overlays=stage.overlays,
@@ -140,11 +122,12 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
     log_at_home = keep_log(run, lease)
     trouble = _trouble(ending, watch.stopped_by)
     if trouble:
+        unlock = "snakemake --unlock && " if watch.stopped_by == END_OF_SNAKEMAKE else ""
         raise RamTrainError(
             f"run {run.run}: {trouble} after {train_s:.0f} s. What it wrote is still in RAM, {lease.folder}, its "
             f"output in {log_at_home}, which ends:\n{_tail(Path(order.log))}\n"
-            "Type `snakemake --cores 1 train` to go on from there, or `snakemake --cores 1 unmount` to bring home what "
-            "is there and release the RAM."
+            f"To go on from there, type\n  {unlock}{caller.command('train')}\n"
+            f"To bring home what is there and release the RAM, type\n  {unlock}{caller.command('unmount')}"
         )
     assert ending is not None  # else there was trouble
     if ending.left_behind:
@@ -206,7 +189,7 @@ class _Watch:
                     self._stop(self.signals.take(), self.run.trainer.grace_s)
                 if set(workflow) & set(ready):
                     watched = [source for source in watched if source not in workflow]
-                    self._stop("the end of Snakemake", ABANDONED_GRACE_S)
+                    self._stop(END_OF_SNAKEMAKE, ABANDONED_GRACE_S)
                 self._follow()
         self.keeper.wait()
         self._follow()
@@ -309,9 +292,9 @@ def only_one(run: str, state: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _workflow() -> Iterator[list[int]]:
     """Give a descriptor that becomes readable when Snakemake ends (pidfd_open(2)); none if it is not our caller."""
-    caller = json.loads(os.environ.get(_CALLER, "{}")).get("pid")
+    pid = caller.pid()
     try:
-        descriptors = [os.pidfd_open(caller)] if caller else []
+        descriptors = [os.pidfd_open(pid)] if pid else []
     except ProcessLookupError:
         raise RamTrainError("Snakemake ended before the training began.") from None
     try:

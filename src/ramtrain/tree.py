@@ -126,12 +126,21 @@ def _copy_file(reader: int, target: str, status: os.stat_result, buffer: memoryv
                 progress.add(0, count)
         if _is_sparse(status):
             os.ftruncate(writer, status.st_size)  # the last hole
-        for name in os.listxattr(reader):
-            os.setxattr(writer, name, os.getxattr(reader, name))
+        _copy_attributes(reader, writer)
         _set_status(writer, status)
     finally:
         os.close(writer)
     progress.add(1, 0)
+
+
+def _copy_attributes(reader: int, writer: int) -> None:
+    """Copy extended attributes as far as the user and the RAM disk's file system allow, as shutil.copystat does."""
+    try:
+        for name in os.listxattr(reader):
+            os.setxattr(writer, name, os.getxattr(reader, name))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENODATA, errno.EINVAL):
+            raise
 
 
 def _is_sparse(status: os.stat_result) -> bool:

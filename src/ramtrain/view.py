@@ -186,9 +186,13 @@ def _is_opaque(folder: Path) -> bool:
     return False
 
 
+def _parts(pattern: str) -> list[str]:
+    return [part for part in pattern.split("/") if part not in ("", ".")]
+
+
 def _split_pattern(pattern: str) -> tuple[str, str]:
     """Split a glob into its leading folders without wildcards and the rest."""
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    parts = _parts(pattern)
     magic = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), len(parts))
     return "/".join(parts[:magic]), "/".join(parts[magic:])
 
@@ -222,4 +226,4 @@ def _translate(pattern: str) -> str:
 
 def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
     """Return a regular expression whose fullmatch tells whether any of the globs names a path."""
-    return re.compile("|".join(_translate(pattern.strip("/")) for pattern in patterns) or r"(?!)")
+    return re.compile("|".join(_translate("/".join(_parts(pattern))) for pattern in patterns) or r"(?!)")

@@ -172,3 +172,31 @@ def test_a_model_glob_that_matches_nothing_can_be_corrected(snakemake: Snakemake
     corrected = snakemake(small_config(project), "train")
     assert corrected.status == 0, corrected.output
     assert "train_run" not in corrected.output, "only the export is repeated"
+
+
+def test_checkpoints_that_the_adapter_does_not_know_are_not_thrown_away(
+    snakemake: Snakemake, workdir: Path, project: Path
+) -> None:
+    config = small_config(project, **{"project.trainer": "coqui"})
+    config["project"]["command"] += ["--status", "3"]
+    assert snakemake(config, "train").status != 0
+    again = snakemake(config, "train")
+    assert "none of the checkpoints in RAM is one that the adapter 'coqui' can resume" in again.output
+    assert "out/checkpoint_5.bin" in again.output
+    assert list(SHM.glob(f"ramtrain-{os.geteuid()}/*/my_pr_ject_/**/checkpoint_5.bin"))
+    assert f"snakemake --cores 1 unmount --configfile '{workdir / 'my.yaml'}'" in again.output
+    assert snakemake(config, "unmount").status == 0
+
+
+def test_a_row_that_is_taken_out_meanwhile_has_a_message(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+    (workdir / "runs.tsv").write_text("run\nfirst\nsecond\n")
+    config = small_config(project, runs="runs.tsv")
+    config["project"]["command"] = [
+        sys.executable,
+        "-c",
+        f"open({str(workdir / 'runs.tsv')!r}, 'w').write('run\\nb\\n')",
+    ]
+    ended = snakemake(config, "train")
+    assert "is no longer in the runs table. Its RAM disk stays" in ended.output
+    assert "Traceback" not in ended.output
+    assert snakemake(config, "unmount").status == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import config as settings, ramdisk, supervise
+from ramtrain import caller, config as settings, ramdisk
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
 
@@ -42,13 +42,13 @@ try:
 except RamTrainError as error:
     raise WorkflowError(str(error)) from None
 
-supervise.remember_caller()
+caller.remember(workflow.overwrite_configfiles)
 
 # Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
 sys.executable = shlex.quote(sys.executable)
 
 # What all runs together may hold in RAM; --resources ramdisk_mb=N overrides it.
-workflow.global_resources.setdefault("ramdisk_mb", ramdisk.budget_mb())
+workflow.global_resources.setdefault("ramdisk_mb", settings.budget_bytes() >> 20)
 
 
 wildcard_constraints:
