@@ -1,11 +1,14 @@
 # Two commands on a fresh machine with Python 3.11 or newer, make and git: `make train` and `make test`.
+# `make setup` installs RamTrain alone, for a project of your own.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: train test lint bench clean
+.PHONY: setup train test lint bench clean
+setup: .venv/workflow
+
 train: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 train
 

@@ -32,11 +32,9 @@ def find_resume(run: Run, stage: Stage) -> tuple[str | None, list[str]]:
     """
     if run.trainer.resume is None:
         return None, []
-    # Only what a training wrote counts, and only that may be renamed: the upper layer.
-    written = stage.written()
     whole = []
-    for path in written.glob([run.trainer.resume.checkpoint]):
-        real = written.real(path)
+    for path in stage.written([run.trainer.resume.checkpoint]):
+        real = Path(stage.layers[0]) / path
         if is_whole(real):
             whole.append((real.stat().st_mtime_ns, path))
         else:

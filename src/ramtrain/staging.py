@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,9 +63,10 @@ class Stage:
         """Return the stage that `asdict` made `content` of."""
         return cls(**{**content, "overlays": [Overlay(**entry) for entry in content["overlays"]]})
 
-    def written(self) -> View:
-        """Return the upper layer alone: what the trainer wrote, and what was copied."""
-        return View([Path(self.layers[0])])
+    def written(self, patterns: Iterable[str]) -> list[str]:
+        """Return the files that the globs name and the trainer wrote, those copied from the project left out."""
+        named = set(View([Path(self.layers[0])]).glob(patterns))
+        return [path for path in self.view().written(Path(self.project)) if path in named]
 
     def view(self) -> View:
         """Return the project as the trainer sees it."""

@@ -93,7 +93,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             resumed_from, more = find_resume(run, stage)
             if resumed_from:
                 log.info("run %s: going on from %s", run.run, resumed_from)
-            elif others := stage.written().glob(run.checkpoints):
+            elif others := stage.written(run.checkpoints):
                 raise RamTrainError(
                     f"run {run.run}: none of the checkpoints in RAM is one that the adapter {run.trainer.name!r} can "
                     f"resume ({run.trainer.resume.checkpoint!r}), and there are {', '.join(others[:5])}. Correct the "

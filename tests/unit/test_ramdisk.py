@@ -203,7 +203,7 @@ def test_a_folder_of_somebody_else_s_is_not_used(tmp_path: Path) -> None:
 
 def sudo_mounts() -> bool:
     try:
-        run_command("sudo", "-n", "-l", "mount")
+        run_command("sudo", "-n", "-l", "mount", "-t", "tmpfs", "ramtrain")
     except RamTrainError:
         return False
     return os.geteuid() != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def test_a_training_goes_on_from_its_newest_whole_checkpoint(project: Path, tmp_
         "checkpoint_100.pth.incomplete",
         "checkpoint_50.pth",
     ]
+
+
+def test_checkpoints_that_were_copied_with_the_project_are_not_gone_on_from(project: Path, tmp_path: Path) -> None:
+    config = complete_config(small_config(project, **{"project.trainer": "coqui"}), REPO, "test")
+    (run,) = load_runs(config, REPO).values()
+    checkpoint(project / "output/old-run/best_model_9.pth", age_s=0)
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    stage = Stage(str(project), "copy", "", None, "", "", [str(copy)], [], 0, 0, 0.0)
+    assert find_resume(run, stage) == (None, [])
+    checkpoint(copy / "output/run-a/checkpoint_50.pth", age_s=20)
+    assert find_resume(run, stage)[0] == "output/run-a/checkpoint_50.pth"
 
 
 def test_nothing_whole_means_from_the_beginning(project: Path, tmp_path: Path) -> None:
