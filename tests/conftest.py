@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,13 +104,16 @@ def snakemake_argv(*arguments: str, cores: int = 1) -> list[str]:
 
 @pytest.fixture
 def snakemake(workdir: Path) -> Callable[..., Ended]:
-    """Return a function that writes a config, runs Snakemake on it in `workdir`, and returns how that ended."""
+    """Return a function that writes a config, runs Snakemake on it in `workdir`, and returns how that ended.
 
-    def run(config: dict[str, Any] | str, *arguments: str, cores: int = 1) -> Ended:
+    `prefix` is put before the call, to make it in a user namespace, say.
+    """
+
+    def run(config: dict[str, Any] | str, *arguments: str, cores: int = 1, prefix: Sequence[str] = ()) -> Ended:
         path = workdir / "my.yaml"
         path.write_text(config if isinstance(config, str) else yaml.safe_dump(config), encoding="utf-8")
         done = subprocess.run(
-            snakemake_argv(*arguments, "--configfile", str(path), cores=cores),
+            [*prefix, *snakemake_argv(*arguments, "--configfile", str(path), cores=cores)],
             cwd=workdir,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

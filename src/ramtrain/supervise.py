@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,8 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Training:
-    """A training that ended well. `returncode` is 0; `progress` what its output said last; `resumed_from` a file."""
+    """A training that ended well; `progress` is what its output said last, `resumed_from` a checkpoint's path."""
 
-    started: str
     command: list[str]
     train_s: float
     writes: ProcessWrites
@@ -113,7 +111,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             overlays=stage.overlays,
         )
         log.info("run %s: training; its output: tail -f %s", run.run, order.log)
-        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        clock = time.monotonic()
         with ThreadPoolExecutor(1) as background:
             watch = _Watch(run, lease, order, signals)
             project = background.submit(describe_project, run, command[0])
@@ -133,7 +131,6 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
     if ending.left_behind:
         log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
     return Training(
-        started=started,
         command=command,
         train_s=round(train_s, 3),
         writes=ending.writes,

@@ -41,28 +41,6 @@ def says(ended: Ended, *expected: str) -> None:
         assert words in ended.output, ended.output
 
 
-@pytest.fixture
-def restricted(workdir: Path) -> Callable[..., Ended]:
-    """Return a function that calls Snakemake with `prefix` before it, in a user namespace of its own, say."""
-
-    def run(prefix: list[str], config: dict[str, Any], *arguments: str) -> Ended:
-        path = workdir / "my.yaml"
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        done = subprocess.run(
-            [*prefix, *snakemake_argv(*arguments, "--configfile", str(path))],
-            cwd=workdir,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        return Ended(done.returncode, done.stdout)
-
-    return run
-
-
 def in_user_namespace(*options: str, limit: int | None = None) -> list[str]:
     """Return a prefix that runs a command in a user namespace, where at most `limit` more may be made."""
     enter = ["unshare", "--user", *options]
@@ -202,10 +180,10 @@ def refused_namespaces() -> list[str]:
 
 
 def test_without_namespaces_auto_says_so_and_takes_a_copy(
-    refused_namespaces: list[str], restricted: Callable[..., Ended], workdir: Path, project: Path
+    refused_namespaces: list[str], snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
     before = content(project)
-    ended = restricted(refused_namespaces, small_config(project), "train")
+    ended = snakemake(small_config(project), "train", prefix=refused_namespaces)
     assert ended.status == 0, ended.output
     (line,) = ended.lines("run my_pr_ject_: staging: ")
     assert line.startswith("run my_pr_ject_: staging: copy (no overlay: in a ")
@@ -215,10 +193,14 @@ def test_without_namespaces_auto_says_so_and_takes_a_copy(
 
 
 def test_without_namespaces_overlay_is_refused(
-    refused_namespaces: list[str], restricted: Callable[..., Ended], snakemake: Snakemake, project: Path
+    refused_namespaces: list[str], snakemake: Snakemake, project: Path
 ) -> None:
     config = small_config(project, staging="overlay")
-    says(restricted(refused_namespaces, config, "train"), "in a user namespace: unshare: ", "'Overlay without root'")
+    says(
+        snakemake(config, "train", prefix=refused_namespaces),
+        "in a user namespace: unshare: ",
+        "'Overlay without root'",
+    )
     assert snakemake(config, "unmount").status == 0
 
 
@@ -324,21 +306,21 @@ def other_root() -> Iterator[Path]:
 
 @needs_root("makes a folder of somebody else's")
 def test_a_ram_root_that_somebody_else_made_is_refused(
-    other_root: Path, restricted: Callable[..., Ended], workdir: Path, project: Path
+    other_root: Path, snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
     other_root.mkdir()
     os.chown(other_root, 1, 1)
-    ended = restricted(in_user_namespace(f"--map-user={OTHER_UID}"), small_config(project), "train")
+    ended = snakemake(small_config(project), "train", prefix=in_user_namespace(f"--map-user={OTHER_UID}"))
     says(ended, f"{other_root} was not made by you (owner uid ", "Ask its owner or an administrator to remove it.")
     assert "results" not in os.listdir(workdir)
 
 
 def test_a_ram_root_that_is_a_link_is_refused(
-    other_root: Path, restricted: Callable[..., Ended], tmp_path: Path, project: Path
+    other_root: Path, snakemake: Snakemake, tmp_path: Path, project: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     other_root.symlink_to(tmp_path / "elsewhere")
-    ended = restricted(in_user_namespace(f"--map-user={OTHER_UID}"), small_config(project), "train")
+    ended = snakemake(small_config(project), "train", prefix=in_user_namespace(f"--map-user={OTHER_UID}"))
     says(ended, f"{other_root} was not made by you (owner uid {OTHER_UID}, ")
     assert not any((tmp_path / "elsewhere").iterdir())
 

@@ -76,14 +76,14 @@ def test_a_copy_is_as_cp_makes_it(project: Path, lease: Lease, tmp_path: Path) -
 
 
 def test_links_in_a_copy_lead_into_the_copy_or_to_where_they_led(project: Path, lease: Lease, tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     (project / "absolute").symlink_to(project / "data")
     (project / "data" / "up").symlink_to("../train.py")
-    (project / "relative").symlink_to("../shared")
+    (project / "relative").symlink_to("../elsewhere")
     copy = Path(stage_project(a_run(project, staging="copy"), lease).ram)
     assert (copy / "absolute").resolve() == copy / "data"
     assert (copy / "data/up").resolve() == copy / "train.py"
-    assert (copy / "relative").resolve() == tmp_path / "shared"
+    assert (copy / "relative").resolve() == tmp_path / "elsewhere"
 
 
 def test_what_is_excluded_or_no_file_stays_out_of_the_copy(project: Path, lease: Lease, tmp_path: Path) -> None:
