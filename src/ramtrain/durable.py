@@ -2,27 +2,34 @@
 
 A file: temporary name in the target's own folder, flush, fsync, rename, fsync of the folder. A folder of files: each
 file copied and hashed on the way, fsynced, read back from the disk and compared, the manifest with the hashes last;
-then the whole folder takes its name in one step. The protocol is restic's and borg's; the exchange keeps the older
-version whole under its name until the newer one is.
+then the whole folder takes its name in one step. What goes loses its name first, for good, and only then its files.
+The protocol is restic's and borg's; the exchange keeps the older version whole under its name until the newer one is.
+
+Every change on the disk goes through `Disk`, so that a test can put a disk in its place that forgets what was not
+synced, and cut the power after each single operation.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
+import logging
 import mmap
 import os
 import secrets
-import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ramtrain.errors import RamTrainError
 from ramtrain.system import exchange
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 4 << 20
@@ -38,43 +45,107 @@ class Kept:
     sha256: str
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+class Disk:
+    """The operations that change what is on a disk; the one place where they are called."""
+
+    def make_folder(self, path: Path) -> None:
+        """mkdir(2)."""
+        path.mkdir()
+
+    def create(self, path: Path) -> BinaryIO:
+        """Make a new file, opened for unbuffered writing (open(2) with O_EXCL)."""
+        return path.open("xb", buffering=0)
+
+    def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        """Write all of `data` (write(2) until it is done)."""
+        written = 0
+        while written < len(data):
+            written += file.write(data[written:])
+
+    def flush(self, file: BinaryIO) -> None:
+        """Push what was written so far to the device (fdatasync(2))."""
+        os.fdatasync(file.fileno())
+
+    def sync(self, file: BinaryIO) -> None:
+        """Return once the file is on the device (fsync(2))."""
+        os.fsync(file.fileno())
+
+    def sync_folder(self, path: Path) -> None:
+        """Return once the names in the folder are on the device (fsync(2))."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or folder another name, in place of a file that has it (rename(2))."""
+        source.rename(target)
+
+    def exchange(self, first: Path, second: Path) -> None:
+        """Swap two names in one step; OSError where the file system cannot."""
+        exchange(first, second)
+
+    def unlink(self, path: Path) -> None:
+        """unlink(2)."""
+        path.unlink()
+
+    def remove_folder(self, path: Path) -> None:
+        """rmdir(2)."""
+        path.rmdir()
+
+
+DISK = Disk()
+
+
+def write_json(path: Path, content: Mapping[str, Any], disk: Disk = DISK) -> None:
     """Write `content` to `path`: the old file or the new one, whole, whatever happens in between."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    # A file name that is no UTF-8 becomes a JSON escape, and itself again when it is read.
+    text = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    sweep(path, disk)
+    partial = _partial(path)
     try:
-        # A file name that is no UTF-8 becomes a JSON escape, and itself again when it is read.
-        with partial.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        with disk.create(partial) as file:
+            disk.write(file, text)
+            disk.sync(file)
+        disk.rename(partial, path)
+    except BaseException:
+        _give_up(partial, disk)
+        raise
+    disk.sync_folder(path.parent)
 
 
-def commit_file(source: Path, target: Path) -> None:
+def commit_file(source: Path, target: Path, growing: bool = False, disk: Disk = DISK) -> None:
     """Bring one file home: the old one or the new one, whole.
+
+    Args:
+        growing: it is being appended to, such as a log; what is there now is taken.
 
     Raises:
         RamTrainError: the disk gave back something else than what was written.
         OSError: whatever the disk says.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    make_folders(target.parent, disk)
+    sweep(target, disk)
+    partial = _partial(target)
     try:
         with ThreadPoolExecutor(1) as flusher:
-            file = Kept(target.name, *_copy(source, partial, flusher, lambda files, size: None))
-        _verify(partial, file)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+            copied = _copy(source, partial, flusher, lambda files, size: None, growing, disk)
+        _verify(partial, Kept(target.name, *copied))
+        disk.rename(partial, target)
+    except BaseException:
+        _give_up(partial, disk)
+        raise
+    disk.sync_folder(target.parent)
 
 
 def commit_folder(
-    sources: Mapping[str, Path], folder: Path, report: Callable[[int, int], None] = lambda files, size: None
+    sources: Mapping[str, Path],
+    folder: Path,
+    report: Callable[[int, int], None] = lambda files, size: None,
+    growing: Container[str] = (),
+    about: Callable[[], Mapping[str, Any]] = dict,
+    disk: Disk = DISK,
 ) -> list[Kept]:
     """Bring `sources` home as `folder`, which is replaced as a whole once all of them are verified.
 
@@ -82,50 +153,139 @@ def commit_folder(
         sources: the file to copy for each path in the new folder.
         folder: the folder to make; an older one of that name stays until the new one is whole.
         report: called with the files and bytes that came on since the last call.
+        growing: paths of logs, which are being appended to; what is there now is taken.
+        about: called when all is copied; what it returns stands in the manifest, what it raises ends the commit.
 
     Raises:
         RamTrainError: the disk gave back something else than what was written, or a source changed meanwhile.
         OSError: whatever the disk says; nothing half-done is left under a final name.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    partial.mkdir()
+    make_folders(folder.parent, disk)
+    sweep(folder, disk)
+    partial = _partial(folder)
+    disk.make_folder(partial)
     try:
-        kept = _copy_verified(sources, partial, report)
+        kept = _copy_verified(sources, partial, report, growing, disk)
         manifest = partial / MANIFEST
         while manifest.exists():  # a file of the trainer's own
             manifest = manifest.with_name(f"ramtrain-{manifest.name}")
-        write_json(manifest, {"files": [asdict(file) for file in kept]})
+        write_json(manifest, {**about(), "files": [asdict(file) for file in kept]}, disk)
         for parent, _, _ in os.walk(partial):
-            _sync_folder(Path(parent))
-        _take_name(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            disk.sync_folder(Path(parent))
+    except BaseException:
+        _give_up(partial, disk)
+        raise
+    _take_name(partial, folder, disk)
     return kept
 
 
-def sweep(folder: Path) -> None:
-    """Clear what a killed `commit_folder` left beside `folder`; an older version it had moved aside takes its name."""
-    aside = folder.with_name(f".{folder.name}.aside")
-    if aside.exists():
-        if folder.exists():
-            shutil.rmtree(aside)
-        else:
-            aside.rename(folder)
-    for left in folder.parent.glob(f".{folder.name}.*.partial"):
-        shutil.rmtree(left)
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder that `commit_folder` made, its `files` as `Kept`.
+
+    Raises:
+        RamTrainError: there is none that can be read, or a file is missing or has another size.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content["files"] = [Kept(**file) for file in content["files"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RamTrainError(f"{folder}: its {MANIFEST} cannot be read: {error}") from None
+    for file in content["files"]:
+        path = folder / file.path
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            raise RamTrainError(f"{path} is not the file of {file.bytes} bytes that {MANIFEST} names")
+    return content
 
 
-def _copy_verified(sources: Mapping[str, Path], partial: Path, report: Callable[[int, int], None]) -> list[Kept]:
+def remove(path: Path, disk: Disk = DISK) -> None:
+    """Remove what was kept: first its name, for good, then its files; at no moment is a part of it under its name."""
+    partial = _partial(path)
+    disk.rename(path, partial)
+    disk.sync_folder(path.parent)
+    _remove(partial, disk)
+
+
+def set_aside(path: Path, suffix: str, disk: Disk = DISK) -> Path:
+    """Give what was kept a name that ends in `suffix`, for good; return it."""
+    target = path.with_name(f"{path.name}{suffix}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}{suffix}{number}")
+    disk.rename(path, target)
+    disk.sync_folder(path.parent)
+    return target
+
+
+def sweep(path: Path, disk: Disk = DISK) -> None:
+    """Clear what a killed commit to `path` left beside it; an older version it had moved aside takes its name."""
+    aside = path.with_name(f".{path.name}.aside")
+    left = list(path.parent.glob(f".{glob.escape(path.name)}.????????.partial"))
+    if aside.exists() and not path.exists():
+        disk.rename(aside, path)
+    elif aside.exists():
+        left.append(aside)
+    if left:
+        # Among them may be an older version whose successor took its name without its being synced.
+        disk.sync_folder(path.parent)
+    for partial in left:
+        _remove(partial, disk)
+
+
+def make_folders(path: Path, disk: Disk = DISK) -> None:
+    """Make a folder and those above it, as far as they are missing, each synced."""
+    if path.is_dir():
+        return
+    make_folders(path.parent, disk)
+    try:
+        disk.make_folder(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    disk.sync_folder(path.parent)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _give_up(partial: Path, disk: Disk) -> None:
+    """Clear away what could not be completed, without hiding why."""
+    try:
+        _remove(partial, disk)
+    except OSError as error:
+        log.warning("%s could not be cleared away (%s); the next attempt does it", partial, error)
+
+
+def _remove(path: Path, disk: Disk) -> None:
+    """Delete a file or a folder of ours that has no final name, if it is there."""
+    if not path.is_dir():
+        if path.exists():
+            disk.unlink(path)
+        return
+    for parent, folders, names in os.walk(path, topdown=False):
+        for name in names:
+            disk.unlink(Path(parent) / name)
+        for name in folders:
+            disk.remove_folder(Path(parent) / name)
+    disk.remove_folder(path)
+
+
+def _copy_verified(
+    sources: Mapping[str, Path],
+    partial: Path,
+    report: Callable[[int, int], None],
+    growing: Container[str],
+    disk: Disk,
+) -> list[Kept]:
     kept = []
     checks: list[Future[None]] = []
     # One thread pushes what is written to the device, one reads back what is there, while this one copies on.
     with ThreadPoolExecutor(1) as flusher, ThreadPoolExecutor(1) as verifier:
         for path, source in sources.items():
             target = partial / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file = Kept(path, *_copy(source, target, flusher, report))
+            make_folders(target.parent, disk)
+            file = Kept(path, *_copy(source, target, flusher, report, path in growing, disk))
             kept.append(file)
             checks.append(verifier.submit(_verify, target, file))
             report(1, 0)
@@ -135,37 +295,43 @@ def _copy_verified(sources: Mapping[str, Path], partial: Path, report: Callable[
 
 
 def _copy(
-    source: Path, target: Path, flusher: ThreadPoolExecutor, report: Callable[[int, int], None]
+    source: Path,
+    target: Path,
+    flusher: ThreadPoolExecutor,
+    report: Callable[[int, int], None],
+    growing: bool,
+    disk: Disk,
 ) -> tuple[int, str]:
     """Copy one file, hashing on the way; return its size and hash once it is synced."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     size_bytes = unflushed_bytes = 0
     pending: list[Future[None]] = []
-    with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
+    with source.open("rb", buffering=0) as reader, disk.create(target) as writer:
         before = os.fstat(reader.fileno())
-        while size_bytes <= before.st_size and (count := reader.readinto(buffer)):
+        most_bytes = before.st_size + (0 if growing else 1)
+        while count := reader.readinto(buffer[: max(0, most_bytes - size_bytes)]):
             digest.update(buffer[:count])
-            written = 0
-            while written < count:
-                written += writer.write(buffer[written:count])
+            disk.write(writer, buffer[:count])
             size_bytes += count
             unflushed_bytes += count
             if unflushed_bytes >= _FLUSH_BYTES:
-                pending.append(flusher.submit(os.fdatasync, writer.fileno()))
+                pending.append(flusher.submit(disk.flush, writer))
                 unflushed_bytes = 0
             report(0, count)
         for flush in pending:
             flush.result()
         after = os.fstat(reader.fileno())
-        if size_bytes != before.st_size or (before.st_size, before.st_mtime_ns) != (
-            after.st_size,
-            after.st_mtime_ns,
-        ):
+        seen = [
+            (size_bytes, before.st_mtime_ns),
+            (before.st_size, before.st_mtime_ns),
+            (after.st_size, after.st_mtime_ns),
+        ]
+        if not growing and len(set(seen)) > 1:
             raise RamTrainError(f"{source} changed while it was copied; is something still writing to it?")
         os.fchmod(writer.fileno(), stat.S_IMODE(before.st_mode) | stat.S_IRUSR)
         os.utime(writer.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
-        os.fsync(writer.fileno())
+        disk.sync(writer)
     return size_bytes, digest.hexdigest()
 
 
@@ -201,27 +367,20 @@ def hash_from_disk(path: Path) -> tuple[int, str]:
     return size_bytes, digest.hexdigest()
 
 
-def _take_name(partial: Path, folder: Path) -> None:
+def _take_name(partial: Path, folder: Path, disk: Disk) -> None:
     """Give `partial` the name `folder`; what was there goes only once the new name is on the disk."""
     if not folder.exists():
-        partial.rename(folder)
-        _sync_folder(folder.parent)
+        disk.rename(partial, folder)
+        disk.sync_folder(folder.parent)
         return
     try:
-        exchange(partial, folder)
-        _sync_folder(folder.parent)
-    except OSError:
+        disk.exchange(partial, folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
         # Where two names cannot be swapped (NFS) there is a moment with neither; `sweep` mends it.
-        aside = folder.with_name(f".{folder.name}.aside")
-        folder.rename(aside)
-        partial.rename(folder)
-        _sync_folder(folder.parent)
-        shutil.rmtree(aside)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        partial, new = folder.with_name(f".{folder.name}.aside"), partial
+        disk.rename(folder, partial)
+        disk.rename(new, folder)
+    disk.sync_folder(folder.parent)
+    _remove(partial, disk)

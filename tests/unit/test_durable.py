@@ -65,7 +65,7 @@ def test_a_new_version_replaces_the_old_one_as_a_whole(
         def refuse(*_: Path) -> None:
             raise OSError(errno.EINVAL, "as NFS does")
 
-        monkeypatch.setattr(durable, "exchange", refuse)
+        monkeypatch.setattr(durable.DISK, "exchange", refuse)
     durable.commit_folder(sources, home)
     assert names(home) == ["manifest.json", "model.pth", "sub"]
     assert names(tmp_path) == ["model", "ram"]
