@@ -39,6 +39,14 @@ rule unmount:
         "scripts/unmount.py"
 
 
+onstart:
+    caller.pass_signals_on("train_run.py")
+
+
 onerror:
     if any(RAM_ROOT.glob("*/.ramtrain.json")):
-        print(f"There is something in RAM, under {RAM_ROOT}. What to type is said above.")
+        print(
+            f"There is something in RAM, under {RAM_ROOT}.\n"
+            f"To go on from there, when the cause is mended, type\n  {caller.command('train')}\n"
+            f"To bring home what is there and release the RAM, type\n  {caller.command('unmount')}"
+        )

@@ -11,17 +11,18 @@ from humanfriendly.text import pluralize
 
 from ramtrain.config import Run
 from ramtrain.export import export_model, home
-from ramtrain.ramdisk import Lease
+from ramtrain.ramdisk import Lease, current
 from ramtrain.record import Steps
 from ramtrain.script import script
-from ramtrain.staging import Stage
+from ramtrain.staging import Stage, current_stage
 from ramtrain.supervise import Training
 
 
 def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, export_file: Path) -> None:
     """Export, and keep all that the steps so far have left for the record."""
-    lease, stage, training = Lease.read(lease_file), Stage.read(stage_file), Training.read(train_file)
-    exported = export_model(run, lease, stage)
+    lease, training = current(Lease.read(lease_file)), Training.read(train_file)
+    stage = current_stage(lease) or Stage.read(stage_file)  # a training that starts anew stages anew
+    exported = export_model(run.run, run.products, lease, stage)
     Steps(lease, stage, training, exported).write(export_file)
     size_bytes = sum(file.bytes for file in (*exported.model, *exported.artifacts))
     logging.info(

@@ -22,7 +22,11 @@ COLUMNS = [
     "ramdisk.backend",
     "ramdisk.peak_bytes",
     "staging.method",
+    "writes.drain.disk_bytes",
+    "writes.drain.checkpoints",
+    "protection.worst_loss_s",
     "protection.resumed_from",
+    "protection.lost_s",
 ]
 
 

@@ -1,41 +1,41 @@
 """Bring home what earlier runs left in RAM, and release it.
 
-run example: brought home and verified: 7 files of 217.9 MiB in results/example/rescued-20260101T120000; RAM released
+run example: its newest checkpoint, output/x/best_model_64.pth, 1 file of 54.3 MiB: results/example/checkpoints/...
 """
 
 import logging
 import sys
 from pathlib import Path
 
-from humanfriendly import format_size
-from humanfriendly.text import pluralize
-
 from ramtrain.errors import RamTrainError
-from ramtrain.rescue import leftovers, rescue
+from ramtrain.ramdisk import release_half
+from ramtrain.rescue import halves, leftovers, rescue, row
 from ramtrain.script import log_to
 
 
 def unmount(workdir: Path, discard: bool) -> bool:
     """Rescue every run, one after the other; return whether all went well."""
-    leases = list(leftovers(workdir))
+    leases, well = list(leftovers(workdir)), True
     if not leases:
         logging.info("No run of %s holds a RAM disk.", workdir)
-    well = True
     for lease in leases:
         try:
-            done = rescue(lease, discard)
+            for saved in rescue(lease, discard):
+                logging.info("%s", row(lease.run, saved))
         except (RamTrainError, OSError) as error:
             logging.error("%s\nIts RAM disk stays at %s.", error, lease.folder)
             well = False
-            continue
-        what = f"{pluralize(done.files, 'file')} of {format_size(done.bytes, binary=True)}" + (
-            f" in {done.folder}" if done.folder else ""
-        )
-        logging.info("run %s: %s%s; RAM released", done.run, done.note, f": {what}" if done.files else "")
+    for folder in halves(workdir):
+        try:
+            release_half(folder)
+            logging.info("%s, which was only half there, is gone", folder)
+        except (RamTrainError, OSError) as error:
+            logging.error("%s", error)
+            well = False
     return well
 
 
 if __name__ == "__main__":
     log_to(Path(snakemake.log[0]))
-    if not unmount(Path.cwd(), discard=snakemake.config["discard"] in (True, "true")):
+    if not unmount(Path.cwd(), discard=snakemake.config.get("discard") in (True, "true")):
         sys.exit(1)

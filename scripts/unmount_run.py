@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ramtrain.config import Run
-from ramtrain.export import check_home, home
+from ramtrain.export import check_home
 from ramtrain.ramdisk import release
 from ramtrain.record import Steps, compose, in_brief, write_record
 from ramtrain.script import script, workflow_home
+from ramtrain.shelf import close, home
 
 
 def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_file: Path, schema: Path) -> None:
     """Release the RAM disk, provided that what was exported is there, and write the record."""
     started = time.monotonic()
     steps = Steps.read(export_file)
-    check_home(run, steps.lease, steps.export)
+    check_home(run.run, steps.lease, steps.export)
+    close(run.run, steps.training.fingerprint, run.protect.keep_after_success)
     release(steps.lease)
     record = compose(steps, config, Path.cwd(), unmount_s=round(time.monotonic() - started, 3))
     write_record(record_file, record, schema)

@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from workplace import Workplace, resuming_config, snakemake_argv
 
 from ramtrain.ramdisk import ram_root
 from ramtrain.system import mounts
 
 REPO = Path(__file__).resolve().parents[1]
 SMALL_PROJECT = REPO / "tests" / "projects" / "small"
-SNAKEFILE = REPO / "Snakefile"
+RESUMING_PROJECT = REPO / "tests" / "projects" / "resuming"
 WORKDIR = "ram train"
 
 
@@ -97,11 +98,6 @@ class Ended:
         return [line for line in self.output.splitlines() if line.startswith(start)]
 
 
-def snakemake_argv(*arguments: str, cores: int = 1) -> list[str]:
-    """Return the call of Snakemake that a user would type in the checkout, for another working directory."""
-    return [sys.executable, "-m", "snakemake", "--cores", str(cores), "--snakefile", str(SNAKEFILE), *arguments]
-
-
 @pytest.fixture
 def snakemake(workdir: Path) -> Callable[..., Ended]:
     """Return a function that writes a config, runs Snakemake on it in `workdir`, and returns how that ended.
@@ -125,3 +121,19 @@ def snakemake(workdir: Path) -> Callable[..., Ended]:
         return Ended(done.returncode, done.stdout)
 
     return run
+
+
+@pytest.fixture
+def resuming(tmp_path: Path) -> Path:
+    """Return a copy of the project that resumes."""
+    folder = tmp_path / "resuming"
+    shutil.copytree(RESUMING_PROJECT, folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(workdir: Path, resuming: Path) -> Iterator[Workplace]:
+    """Return a workplace for the project that resumes; whatever is left of it at the end is ended and released."""
+    place = Workplace(workdir, resuming_config(resuming))
+    yield place
+    place.reboot()

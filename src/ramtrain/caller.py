@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import psutil
+
 _CALLER = "RAMTRAIN_CALLER"
+TOLD_TO_END = signal.SIGUSR1
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "GOTO_NUM_THREADS",
@@ -28,9 +35,44 @@ def remember(configfiles: Sequence[str | Path]) -> None:
     os.environ[_CALLER] = json.dumps(content)
 
 
+def pass_signals_on(script: str) -> None:
+    """Have this process, Snakemake, tell the script when it alone is told to end.
+
+    Snakemake itself then waits for its jobs to finish, however long they take. Its own handlers are kept.
+    """
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                if any(part.endswith(script) for part in process.cmdline()):
+                    process.send_signal(TOLD_TO_END)
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, tell)
+
+
 def pid() -> int | None:
     """Return the process of Snakemake; None if it did not call us."""
     return _recall().get("pid")
+
+
+def has_ended() -> bool:
+    """Whether Snakemake called us and is gone; then its lock is still there."""
+    number = pid()
+    if number is None:
+        return False
+    try:
+        descriptor = os.pidfd_open(number)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
 
 
 def command(target: str) -> str:

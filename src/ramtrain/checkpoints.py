@@ -1,47 +1,144 @@
-"""Which of a trainer's checkpoints are whole, and how it goes on from the newest."""
+"""A trainer's checkpoints in RAM: which there are, whether they are whole, whether somebody is writing to them."""
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import os
+import re
+import stat
+import struct
 import zipfile
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from ramtrain.config import Run, fill_placeholders
+import psutil
+
 from ramtrain.staging import Stage
 
-log = logging.getLogger(__name__)
-
 _ZIP_START = b"PK\3\4"
+_SAFETENSORS = ".safetensors"
+_LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
+_DATA_OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d+)\s*\]')
+# file descriptor flags: proc_pid_fdinfo(5) shows them in octal
+_FLAGS = re.compile(r"^flags:\s*([0-7]+)", re.MULTILINE)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint's end is there: of a zip file, as PyTorch writes it, the directory comes last.
+@dataclass(frozen=True)
+class Stamp:
+    """By which a file that was written to is known: inode, size in bytes, time of the last change in nanoseconds."""
 
-    Of other kinds of files nothing is known but that they are not empty.
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Return the stamp of a file."""
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file, or a folder of files, that a glob names; the files by their path in the project, with their stamps."""
+
+    path: str
+    files: tuple[tuple[str, Stamp], ...]
+
+    @property
+    def saved_s(self) -> float:
+        """When it was last written to, in seconds since the epoch."""
+        return max(stamp.mtime_ns for _, stamp in self.files) / 1e9
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all its files."""
+        return sum(stamp.size_bytes for _, stamp in self.files)
+
+
+def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
+    """Return the checkpoints in RAM that the trainer wrote, whole or not, the newest first; links are none."""
+    found = []
+    for path, names in stage.written(patterns).items():
+        with contextlib.suppress(FileNotFoundError):  # the trainer deletes some meanwhile
+            status = {name: (Path(stage.layers[0]) / name).lstat() for name in sorted(names)}
+            files = tuple((name, Stamp.of(of)) for name, of in status.items() if stat.S_ISREG(of.st_mode))
+            if files:
+                found.append(Checkpoint(path, files))
+    return sorted(found, key=lambda checkpoint: checkpoint.saved_s, reverse=True)
+
+
+def is_whole(checkpoint: Checkpoint, folder: Path) -> bool:
+    """Whether each file is as long as it has to be, as far as its kind tells."""
+    try:
+        return all(is_whole_file(folder / path) for path, _ in checkpoint.files)
+    except FileNotFoundError:
+        return False
+
+
+def is_whole_file(path: Path) -> bool:
+    """Whether a file's end is there: of a zip file and of safetensors; of other kinds only that it is not empty."""
+    end = _has_end(path)
+    return path.stat().st_size > 0 if end is None else end
+
+
+def tells_its_end(checkpoint: Checkpoint, folder: Path) -> bool:
+    """Whether it is one file, of a kind whose end cannot be there before the rest."""
+    try:
+        return len(checkpoint.files) == 1 and _has_end(folder / checkpoint.files[0][0]) is not None
+    except FileNotFoundError:
+        return False
+
+
+def _has_end(path: Path) -> bool | None:
+    """Whether the end mark of the file's kind is there; None if it has none."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start.startswith(_ZIP_START):  # as PyTorch writes it: the zip file's directory comes last
+            return zipfile.is_zipfile(path)
+        if path.suffix == _SAFETENSORS:
+            return len(start) == 8 and size_bytes == _safetensors_size(start, file.read(_LARGEST_HEADER_BYTES))
+    return None
+
+
+def _safetensors_size(start: bytes, header: bytes) -> int | None:
+    """Return the size that a safetensors file must have: 8 bytes, the header, and the data that it names.
+
+    https://github.com/huggingface/safetensors, section Format: a little-endian length, JSON, `data_offsets`.
     """
-    with checkpoint.open("rb") as file:
-        start = file.read(len(_ZIP_START))
-    return zipfile.is_zipfile(checkpoint) if start == _ZIP_START else bool(start)
+    (length,) = struct.unpack("<Q", start)
+    ends = [int(end) for end in _DATA_OFFSETS.findall(header[:length])]
+    return 8 + length + max(ends, default=0) if len(header) >= length else None
 
 
-def find_resume(run: Run, stage: Stage) -> tuple[str | None, list[str]]:
-    """Return the newest whole checkpoint of an earlier attempt and the arguments that resume it; (None, []) if none.
+def written_to(processes: Iterable[psutil.Process], root: str) -> set[str]:
+    """Return the files below `root`, as the processes see it, that they have open or mapped for writing.
 
-    One that was cut short is renamed to end in `.incomplete`, out of the trainer's sight: the Coqui Trainer takes the
-    newest by name and dies of it.
+    Args:
+        root: an absolute path; the result is relative to it.
     """
-    if run.trainer.resume is None:
-        return None, []
-    whole = []
-    for path in stage.written([run.trainer.resume.checkpoint]):
-        real = Path(stage.layers[0]) / path
-        if is_whole(real):
-            whole.append((real.stat().st_mtime_ns, path))
-        else:
-            log.warning("run %s: %s was cut short; it is set aside as %s.incomplete", run.run, path, real.name)
-            real.rename(real.with_name(f"{real.name}.incomplete"))
-    if not whole:
-        return None, []
-    _, newest = max(whole)
-    values = {"folder": str(PurePosixPath(newest).parent), "checkpoint": newest}
-    return newest, fill_placeholders(run.trainer.resume.arguments, values)
+    return {
+        os.path.relpath(path, root)
+        for process in processes
+        for path in (*_open_for_writing(process.pid), *_mapped_for_writing(process.pid))
+        if path.startswith(f"{root}/")
+    }
+
+
+def _open_for_writing(pid: int) -> Iterator[str]:
+    # A process that ends meanwhile, or of another user, has nothing to tell.
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                flags = _FLAGS.search(Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="ascii"))
+                if flags and int(flags.group(1), 8) & os.O_ACCMODE != os.O_RDONLY:
+                    yield os.readlink(f"/proc/{pid}/fd/{number}")
+
+
+def _mapped_for_writing(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[1][1] == "w" and fields[1][3] == "s":
+                yield fields[5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import shlex
@@ -28,10 +29,11 @@ _MIB_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Resume:
-    """How a trainer goes on from a checkpoint: its glob, and arguments with {folder} and {checkpoint}."""
+    """How a trainer goes on from a checkpoint: arguments with {folder} and {checkpoint}, and the files it needs beside
+    the checkpoint, as globs in its folder."""
 
-    checkpoint: str
     arguments: tuple[str, ...]
+    companions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,33 @@ class Trainer:
 
 
 @dataclass(frozen=True)
+class Products:
+    """What a training makes, as globs: relative to the project, `companions` to a checkpoint's folder."""
+
+    model: tuple[str, ...]
+    artifacts: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    companions: tuple[str, ...]
+    logs: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Iterable[str]]) -> Products:
+        """Return the products that `asdict` made `content` of."""
+        return cls(**{key: tuple(globs) for key, globs in content.items()})
+
+
+@dataclass(frozen=True)
+class Protect:
+    """How the training is protected: at most `max_loss_s` of it may be lost (None: no durable checkpoints), for at most
+    `write_budget_bytes` a day (None: as many as that takes); how many are kept, and how many after success."""
+
+    max_loss_s: float | None
+    write_budget_bytes: int | None
+    keep: int
+    keep_after_success: int
+
+
+@dataclass(frozen=True)
 class Run:
     """The resolved settings of one run. Paths are absolute, globs relative to the project."""
 
@@ -58,9 +87,7 @@ class Run:
     project: Path
     command: tuple[str, ...]
     trainer: Trainer
-    model: tuple[str, ...]
-    checkpoints: tuple[str, ...]
-    artifacts: tuple[str, ...]
+    products: Products
     exclude: tuple[str, ...]
     preload: tuple[str, ...]
     volatile: tuple[Path, ...]
@@ -70,6 +97,8 @@ class Run:
     sudo: bool
     staging: str
     threads: int | None
+    protect: Protect
+    resume: str
 
     @property
     def ramdisk_mb(self) -> int:
@@ -117,19 +146,52 @@ def parse_size(text: str | int, total_bytes: int) -> int:
         RamTrainError: not a size, less than 1 MiB, or more than `total_bytes`, the machine's memory.
     """
     hint = "give a size such as 16G, 500M or 50% (of this machine's memory)"
-    parts = _SIZE.fullmatch(str(text).strip())
-    if not parts:
-        raise RamTrainError(f"ramdisk.size: {text!r} is not a size; {hint}.")
-    number, percent, unit = parts.groups()
-    size = float(number) * (total_bytes / 100 if percent else 1024 ** " KMGT".index(unit.upper() or " "))
-    if size < _MIB_BYTES:
-        raise RamTrainError(f"ramdisk.size: {text!r} is less than 1 MiB (a number alone is bytes); {hint}.")
-    if size > total_bytes:
+    size_bytes = _parse_bytes("ramdisk.size", text, hint, total_bytes)
+    if size_bytes > total_bytes:
         raise RamTrainError(
             f"ramdisk.size: {text!r} is more than this machine's memory of "
             f"{humanfriendly.format_size(total_bytes, binary=True)}; {hint}."
         )
+    return size_bytes
+
+
+def _parse_bytes(key: str, text: str | int, hint: str, total_bytes: int | None = None) -> int:
+    parts = _SIZE.fullmatch(str(text).strip())
+    if not parts or (parts.group(2) and total_bytes is None):
+        raise RamTrainError(f"{key}: {text!r} is not a size; {hint}.")
+    number, percent, unit = parts.groups()
+    size = float(number) * ((total_bytes or 0) / 100 if percent else 1024 ** " KMGT".index(unit.upper() or " "))
+    if size < _MIB_BYTES:
+        raise RamTrainError(f"{key}: {text!r} is less than 1 MiB (a number alone is bytes); {hint}.")
     return int(size)
+
+
+def _read_protect(protect: Mapping[str, Any]) -> Protect:
+    budget = protect["write_budget"]
+    return Protect(
+        max_loss_s=_parse_max_loss(protect["max_loss"]),
+        write_budget_bytes=(
+            None
+            if budget is None
+            else _parse_bytes("protect.write_budget", budget, "give the bytes a day, such as 100G")
+        ),
+        keep=protect["keep"],
+        keep_after_success=protect["keep_after_success"],
+    )
+
+
+def _parse_max_loss(text: str | float) -> float | None:
+    """Return seconds; None for `never`."""
+    hint = "give a time such as 10 min, 30 s or 1 h, or never for no durable checkpoints"
+    if text == "never":
+        return None
+    try:
+        max_loss_s = float(humanfriendly.parse_timespan(str(text)))
+    except humanfriendly.InvalidTimespan:
+        raise RamTrainError(f"protect.max_loss: {text!r} is not a time; {hint}.") from None
+    if not 1 <= max_loss_s < math.inf:
+        raise RamTrainError(f"protect.max_loss: {text!r} is less than a second, or no end of time; {hint}.")
+    return max_loss_s
 
 
 def read_runs(path: Path, schema: dict[str, Any]) -> list[dict[str, str]]:
@@ -224,7 +286,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         stop_signal=signal.Signals[adapter["stop"]["signal"]],
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
-        resume=resume and Resume(resume["checkpoint"], tuple(resume["arguments"])),
+        resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"])),
     )
 
 
@@ -280,6 +342,14 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
         raise RamTrainError("project.command: staging `none` needs {ram} in it, the folder in RAM to write into.")
+    products = Products(
+        model=model,
+        artifacts=(*trainer.artifacts, *_globs("artifacts", project["artifacts"])),
+        checkpoints=(*trainer.checkpoints, *_globs("checkpoints", project["checkpoints"])),
+        companions=trainer.resume.companions if trainer.resume else (),
+        logs=trainer.artifacts,
+    )
+    protect = _read_protect(config["protect"])
     runs = {}
     for row in rows:
         parameters = {"seed": str(train["seed"]), **row}
@@ -289,9 +359,7 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             project=folder,
             command=command,
             trainer=trainer,
-            model=model,
-            checkpoints=(*trainer.checkpoints, *_globs("checkpoints", project["checkpoints"])),
-            artifacts=(*trainer.artifacts, *_globs("artifacts", project["artifacts"])),
+            products=products,
             exclude=tuple(_globs("exclude", project["exclude"])),
             preload=tuple(_globs("preload", project["preload"])),
             volatile=tuple(_absolute(path) for path in project["volatile"]),
@@ -301,6 +369,8 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             sudo=ramdisk["sudo"],
             staging=config["staging"],
             threads=train["threads"],
+            protect=protect,
+            resume=config["resume"],
         )
         if any("\0" in argument for argument in run.arguments(ram="")):
             raise RamTrainError(f"project.command: run {run.run}: the character NUL is not possible in a command.")

@@ -199,22 +199,44 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def remove(path: Path, disk: Disk = DISK) -> None:
     """Remove what was kept: first its name, for good, then its files; at no moment is a part of it under its name."""
+    sweep(path, disk)
+    if not path.exists():
+        return
     partial = _partial(path)
     disk.rename(path, partial)
     disk.sync_folder(path.parent)
     _remove(partial, disk)
 
 
-def set_aside(path: Path, suffix: str, disk: Disk = DISK) -> Path:
-    """Give what was kept a name that ends in `suffix`, for good; return it."""
-    target = path.with_name(f"{path.name}{suffix}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}{suffix}{number}")
+def set_aside(path: Path, mark: str, disk: Disk = DISK) -> Path:
+    """Put `mark` before the name of what was kept, for good; return the new path."""
+    target = path.with_name(f"{mark}-{path.name}")
+    if target.exists():
+        target = path.with_name(f"{mark}-{secrets.token_hex(4)}-{path.name}")
     disk.rename(path, target)
     disk.sync_folder(path.parent)
     return target
+
+
+def fetch(folder: Path, file: Kept, target: Path, disk: Disk = DISK) -> None:
+    """Copy a kept file back to where a trainer works, whole or not at all.
+
+    Raises:
+        RamTrainError: it is not what was kept.
+        OSError: it cannot be read, or there is no room.
+    """
+    make_folders(target.parent, disk)
+    sweep(target, disk)
+    partial = _partial(target)
+    try:
+        with ThreadPoolExecutor(1) as flusher:
+            copied = _copy(folder / file.path, partial, flusher, lambda files, size: None, False, disk)
+        if copied != (file.bytes, file.sha256):
+            raise RamTrainError(f"{folder / file.path} is not what was kept: its SHA-256 is another")
+        disk.rename(partial, target)
+    except BaseException:
+        _give_up(partial, disk)
+        raise
 
 
 def sweep(path: Path, disk: Disk = DISK) -> None:
@@ -232,17 +254,28 @@ def sweep(path: Path, disk: Disk = DISK) -> None:
         _remove(partial, disk)
 
 
+def sweep_all(folder: Path, disk: Disk = DISK) -> None:
+    """Clear what killed commits to any name left in a folder that nobody else is writing to."""
+    if left := list(folder.glob(".*.????????.partial")):
+        disk.sync_folder(folder)
+    for partial in left:
+        _remove(partial, disk)
+
+
 def make_folders(path: Path, disk: Disk = DISK) -> None:
-    """Make a folder and those above it, as far as they are missing, each synced."""
-    if path.is_dir():
+    """Make a folder and those above it, as far as they are missing; sync the names of those that may be our own."""
+    if path == path.parent:
         return
     make_folders(path.parent, disk)
-    try:
-        disk.make_folder(path)
-    except FileExistsError:
-        if not path.is_dir():
-            raise
-    disk.sync_folder(path.parent)
+    if not path.is_dir():
+        try:
+            disk.make_folder(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+    elif not os.access(path.parent, os.R_OK | os.W_OK):
+        return
+    disk.sync_folder(path.parent)  # also of one that is there: a call that was killed may have made it
 
 
 def _partial(path: Path) -> Path:
@@ -284,7 +317,8 @@ def _copy_verified(
     with ThreadPoolExecutor(1) as flusher, ThreadPoolExecutor(1) as verifier:
         for path, source in sources.items():
             target = partial / path
-            make_folders(target.parent, disk)
+            if not target.parent.is_dir():
+                make_folders(target.parent, disk)
             file = Kept(path, *_copy(source, target, flusher, report, path in growing, disk))
             kept.append(file)
             checks.append(verifier.submit(_verify, target, file))
@@ -381,6 +415,10 @@ def _take_name(partial: Path, folder: Path, disk: Disk) -> None:
         # Where two names cannot be swapped (NFS) there is a moment with neither; `sweep` mends it.
         partial, new = folder.with_name(f".{folder.name}.aside"), partial
         disk.rename(folder, partial)
-        disk.rename(new, folder)
+        try:
+            disk.rename(new, folder)
+        except OSError:
+            disk.rename(partial, folder)
+            raise
     disk.sync_folder(folder.parent)
     _remove(partial, disk)

@@ -18,24 +18,37 @@ import psutil
 
 from ramtrain import __version__
 from ramtrain.config import Run
+from ramtrain.ramdisk import ram_root
 from ramtrain.system import CommandError, mount_of, run_command
+from ramtrain.view import matcher
 
 log = logging.getLogger(__name__)
 
 _MOST_INPUT_FILES = 10_000
 _MOST_INPUT_BYTES = 256 << 20
+_NO_INPUTS = (".git", "__pycache__")
 _PACKAGES = (
     "import importlib.metadata as m, json;print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
 )
 
 
 @dataclass(frozen=True)
-class ProjectState:
-    """The project as it was when the training began, and the Python that the command uses, if it is one.
+class Inputs:
+    """The project's files as they were when the training began.
 
-    `inputs` has a path and a SHA-256 for each file; of a large project for its smallest files, up to 10,000 of them
-    and 256 MiB; `inputs_left_out` counts the others.
+    `files` has a path and a SHA-256 each; of a large project its smallest files, up to 10,000 of them and 256 MiB;
+    `left_out` counts the others. `digests` has, for each entry of the project's folder, a digest of all below it: of
+    contents, of the targets of links, and of size and mtime of what was left out.
     """
+
+    files: list[dict[str, str]]
+    left_out: int
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ProjectState:
+    """The project as it was when the training began, and the Python that the command uses, if it is one."""
 
     git_commit: str | None
     dirty: bool | None
@@ -45,39 +58,68 @@ class ProjectState:
     packages: dict[str, str]
 
 
-def describe_project(run: Run, program: str) -> ProjectState:
+def describe_project(run: Run, program: str, inputs: Inputs) -> ProjectState:
     """Describe the project on the disk; meant to run beside the training, which waits for nothing of it."""
     project = run.project.resolve()
-    inputs, left_out = _hash_inputs(project)
     python, packages = _packages(program, project)
     commit, dirty = _git_state(project)
-    return ProjectState(commit, dirty, inputs, left_out, python, packages)
+    return ProjectState(commit, dirty, inputs.files, inputs.left_out, python, packages)
 
 
-def _hash_inputs(project: Path) -> tuple[list[dict[str, str]], int]:
-    files: list[tuple[int, str]] = []
+def read_inputs(project: Path) -> Inputs:
+    """Hash the project's files; what Git, Python and RamTrain itself keep there does not count."""
+    own = matcher(own_places(project))
+    found: list[tuple[int, str, os.stat_result]] = []
     for folder, names, entries in os.walk(project):
-        names[:] = [name for name in names if name != ".git"]
-        for name in entries:
-            path = Path(folder) / name
+        prefix = os.path.relpath(folder, project)
+        names[:] = [name for name in names if name not in _NO_INPUTS and not own.fullmatch(_join(prefix, name))]
+        for name in (*names, *entries):
+            path = _join(prefix, name)
             try:
-                status = path.lstat()
+                status = (project / path).lstat()
             except FileNotFoundError:
                 continue
-            if stat.S_ISREG(status.st_mode):
-                files.append((status.st_size, str(path.relative_to(project))))
-    inputs: list[dict[str, str]] = []
-    total_bytes = 0
-    for size_bytes, path in sorted(files)[:_MOST_INPUT_FILES]:
+            if not stat.S_ISDIR(status.st_mode):
+                found.append((status.st_size, path, status))
+    found.sort(key=lambda entry: entry[:2])
+    files: list[dict[str, str]] = []
+    signatures: dict[str, list[str]] = {}
+    left_out = total_bytes = 0
+    for size_bytes, path, status in found:
         total_bytes += size_bytes
-        if total_bytes > _MOST_INPUT_BYTES:
-            break
-        try:
-            with (project / path).open("rb") as file:
-                inputs.append({"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
-        except OSError as error:
-            log.warning("input %s could not be read for the record: %s", path, error.strerror)
-    return sorted(inputs, key=lambda entry: entry["path"]), len(files) - len(inputs)
+        signature = f"{size_bytes} {status.st_mtime_ns}"
+        if stat.S_ISLNK(status.st_mode):
+            signature = os.readlink(project / path)
+        elif len(files) >= _MOST_INPUT_FILES or total_bytes > _MOST_INPUT_BYTES or not stat.S_ISREG(status.st_mode):
+            left_out += stat.S_ISREG(status.st_mode)
+        else:
+            try:
+                with (project / path).open("rb") as file:
+                    signature = hashlib.file_digest(file, "sha256").hexdigest()
+                files.append({"path": path, "sha256": signature})
+            except OSError as error:
+                log.warning("input %s could not be read for the record: %s", path, error.strerror)
+                left_out += 1
+        signatures.setdefault(path.split("/")[0], []).append(f"{path}\0{signature}")
+    digests = {name: _digest(lines) for name, lines in sorted(signatures.items())}
+    return Inputs(sorted(files, key=lambda entry: entry["path"]), left_out, digests)
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()[:16]
+
+
+def own_places(project: Path) -> list[str]:
+    """Return globs for what RamTrain keeps in a project that is, or holds, Snakemake's working directory."""
+    here = Path.cwd().resolve()
+    if not here.is_relative_to(project):
+        return []
+    prefix = here.relative_to(project)
+    return [str(prefix / name) for name in ("results", ".snakemake", ram_root(here).parent.name)]
+
+
+def _join(prefix: str, name: str) -> str:
+    return name if prefix == "." else f"{prefix}/{name}"
 
 
 def _packages(program: str, project: Path) -> tuple[str | None, dict[str, str]]:

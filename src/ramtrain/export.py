@@ -14,19 +14,18 @@ from typing import Any
 from humanfriendly import format_size
 
 from ramtrain import caller
-from ramtrain.config import Run
-from ramtrain.durable import Kept, commit_file, commit_folder
+from ramtrain.config import Products
+from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove
 from ramtrain.errors import RamTrainError
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import Lease
+from ramtrain.shelf import TRAINER_LOG, home
 from ramtrain.staging import Stage
 from ramtrain.view import Escapes, View
 
 log = logging.getLogger(__name__)
 
-RESULTS = Path("results")
-TRAINER_LOG = "train.log"
 _MOST_NAMES = 30
 
 
@@ -50,25 +49,20 @@ class Export:
         )
 
 
-def home(run: str) -> Path:
-    """Return the folder of the run's results."""
-    return RESULTS / run
-
-
-def keep_log(run: Run, lease: Lease) -> Path:
+def keep_log(run: str, lease: Lease) -> Path:
     """Bring the trainer's output home; return where it is then."""
-    source, target = Path(lease.folder) / TRAINER_LOG, home(run.run) / TRAINER_LOG
+    source, target = Path(lease.folder) / TRAINER_LOG, home(run) / TRAINER_LOG
     if not source.exists():
         return target
     try:
         commit_file(source, target)
     except (OSError, RamTrainError) as error:
-        log.error("run %s: its log could not be brought home: %s", run.run, error)
+        log.error("run %s: its log could not be brought home: %s", run, error)
         return source
     return target
 
 
-def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
+def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Export:
     """Copy what the config names from RAM to the run's results; verified, or an error with everything still in RAM.
 
     Raises:
@@ -76,22 +70,24 @@ def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
     """
     started, before = time.monotonic(), own_writes()
     view = stage.view()
-    model = _find_model(run, lease, stage, view)
-    artifacts = _find_artifacts(run, view, leave_out=set(model))
+    model = find_model(run, products, lease, stage, view)
+    artifacts = _find_artifacts(run, products, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
     total_bytes = sum(sizes.values())
-    target, output = home(run.run), Path(lease.folder) / TRAINER_LOG
+    target, output = home(run), Path(lease.folder) / TRAINER_LOG
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        make_folders(target)
         _check_room(target, total_bytes + (output.stat().st_size if output.exists() else 0))
         if output.exists():
             commit_file(output, target / TRAINER_LOG)
-        with CopyProgress(f"run {run.run}: exporting", len(sizes), total_bytes) as progress:
-            kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
+        with CopyProgress(f"run {run}: exporting", len(sizes), total_bytes) as progress:
             kept_model = commit_folder(_shorten(model), target / "model", progress.add)
+            kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
+        if not artifacts and (target / "artifacts" / MANIFEST).is_file():
+            remove(target / "artifacts")  # of an earlier training
     except (OSError, RamTrainError) as error:
         raise RamTrainError(
-            f"run {run.run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "
+            f"run {run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "
             f"mended, type `{caller.command('train')}`: only the export is repeated."
         ) from error
     return Export(
@@ -102,19 +98,19 @@ def export_model(run: Run, lease: Lease, stage: Stage) -> Export:
     )
 
 
-def check_home(run: Run, lease: Lease, export: Export) -> None:
+def check_home(run: str, lease: Lease, export: Export) -> None:
     """Check that what was exported is still at home, before the RAM is released.
 
     Raises:
         RamTrainError: a file is missing or has another size.
     """
-    if spoilt := spoilt_at_home(run.run, export):
+    if spoilt := spoilt_at_home(run, export):
         remedy = (
             f"The RAM is not released; type `{caller.command('unmount')}` to bring home what is there."
             if Path(lease.state).exists()
             else f"Nothing of it is in RAM; to train again, type `{caller.command('train')} --forcerun train_run`."
         )
-        raise RamTrainError(f"run {run.run}: {', '.join(map(str, spoilt))} is no longer as it was exported. {remedy}")
+        raise RamTrainError(f"run {run}: {', '.join(map(str, spoilt))} is no longer as it was exported. {remedy}")
 
 
 def spoilt_at_home(run: str, export: Export) -> list[Path]:
@@ -123,17 +119,17 @@ def spoilt_at_home(run: str, export: Export) -> list[Path]:
     return [path for path, size in paths.items() if not path.is_file() or path.stat().st_size != size]
 
 
-def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, Path]:
+def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: View) -> dict[str, Path]:
     """Return the real file for each path that the model's globs name."""
     found: dict[str, Path] = {}
-    for pattern in run.model:
+    for pattern in products.model:
         paths = view.glob([pattern])
         if not paths:
             written = view.written(Path(stage.project))
             listed = "\n".join(f"  {name}" for name in written[:_MOST_NAMES]) or "  (nothing)"
             more = f"\n  and {len(written) - _MOST_NAMES} more" if len(written) > _MOST_NAMES else ""
             raise RamTrainError(
-                f"run {run.run}: project.model: {pattern!r} matches nothing after training. The trainer wrote, in "
+                f"run {run}: project.model: {pattern!r} matches nothing after training. The trainer wrote, in "
                 f"{stage.layers[0]}:\n{listed}{more}\nThe RAM disk stays. Correct project.model in the config and type "
                 f"`{caller.command('train')}`: only the export is repeated."
             )
@@ -142,22 +138,22 @@ def _find_model(run: Run, lease: Lease, stage: Stage, view: View) -> dict[str, P
                 found[path] = view.real(path)
             except (Escapes, FileNotFoundError) as error:
                 raise RamTrainError(
-                    f"run {run.run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}. "
+                    f"run {run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}. "
                     "Name another file in project.model, or put the file itself there, and type "
                     f"`{caller.command('train')}`: only the export is repeated."
                 ) from error
     return found
 
 
-def _find_artifacts(run: Run, view: View, leave_out: set[str]) -> dict[str, Path]:
+def _find_artifacts(run: str, products: Products, view: View, leave_out: set[str]) -> dict[str, Path]:
     found = {}
-    for path in view.glob(run.artifacts):
+    for path in view.glob(products.artifacts):
         if path in leave_out:
             continue
         try:
             found[path] = view.real(path)
         except (Escapes, FileNotFoundError) as error:
-            log.warning("run %s: artifact %s is left out: %s", run.run, path, error)
+            log.warning("run %s: artifact %s is left out: %s", run, path, error)
     return found
 
 

@@ -31,10 +31,27 @@ class ProcessWrites:
             self.write_calls - before.write_calls,
         )
 
+    def and_also(self, other: ProcessWrites) -> ProcessWrites:
+        """Return the sum of both."""
+        return ProcessWrites(
+            self.logical_bytes + other.logical_bytes,
+            self.disk_bytes + other.disk_bytes,
+            self.write_calls + other.write_calls,
+        )
+
 
 def own_writes() -> ProcessWrites:
     """Return what this process and the children it has waited for wrote so far."""
-    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return writes_of(os.getpid())
+
+
+def writes_of(pid: int) -> ProcessWrites:
+    """Return what a process and the children it has waited for wrote so far.
+
+    Raises:
+        OSError: there is no such process, or it is another user's.
+    """
+    lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
     io = {key: int(value) for key, value in (line.split(": ") for line in lines)}
     return ProcessWrites(io["wchar"], io["write_bytes"] - io["cancelled_write_bytes"], io["syscw"])
 

@@ -12,6 +12,8 @@ from types import TracebackType
 from humanfriendly import format_size
 from tqdm import tqdm
 
+from ramtrain.sighting import Sighting
+
 log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 5.0
@@ -76,10 +78,10 @@ class TrainingProgress:
         self.what = what
         self.patterns = patterns
         self.latest: dict[str, str] = {}
-        self.told = ""
+        self.told = "training"
         self.rest = ""
         self.live = sys.stderr.isatty()
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
 
     def feed(self, output: str) -> None:
         """Take in more of the trainer's output, not necessarily whole lines."""
@@ -90,17 +92,14 @@ class TrainingProgress:
                 if found := pattern.search(plain):
                     self.latest[name] = found.group(1)
 
-    def tell(self, ram_bytes: int) -> None:
+    def tell(self, sighting: Sighting) -> None:
         """Say where the training is: at once on a terminal, else when there is news, every few seconds at most."""
-        known = ", ".join(f"{name} {value}" for name, value in self.latest.items())
         if self.live:
-            elapsed = tqdm.format_interval(time.monotonic() - self.started)
-            ram = format_size(ram_bytes, binary=True)
-            self._show(f"{self.what}: {elapsed}, {known or 'training'}, {ram} in RAM")
-        elif known != self.told and time.monotonic() - self.last_line >= _LINE_EVERY_S:
+            self._show(f"{self.what}: {sighting.line()}")
+        elif sighting.where != self.told and time.monotonic() - self.last_line >= _LINE_EVERY_S:
             self.last_line = time.monotonic()
-            self.told = known
-            log.info("%s: %s", self.what, known)
+            self.told = sighting.where
+            log.info("%s: %s", self.what, sighting.where)
 
     def close(self) -> None:
         """Clear the live line."""

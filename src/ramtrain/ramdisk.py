@@ -8,6 +8,8 @@ lease) proves what is ours; nothing else is ever unmounted or deleted.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -113,6 +115,11 @@ def check_own_folder(folder: Path) -> None:
         folder.chmod(stat.S_IRWXU)
 
 
+def current(lease: Lease) -> Lease:
+    """Return the lease as it is now: its RAM disk may have been enlarged."""
+    return Lease.read(Path(lease.state) / MARK)
+
+
 def acquire(run: Run, workdir: Path) -> Lease:
     """Give `run` a RAM disk: a new one, or the one that an earlier, interrupted attempt left.
 
@@ -173,6 +180,23 @@ def lock_of(state: Path) -> Path:
     return state.with_name(f"lock-{_short(state)}")
 
 
+@contextlib.contextmanager
+def only_one(run: str, state: Path) -> Iterator[None]:
+    """Hold the run's lock, which the kernel drops with the process.
+
+    Raises:
+        RamTrainError: another process is training this run.
+    """
+    with lock_of(state).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RamTrainError(
+                f"run {run}: is being trained by another process; wait for it, or end it with Ctrl-C there"
+            ) from None
+        yield
+
+
 def _temporary_link(state: Path) -> Path:
     return state.with_name(f"tmp-{_short(state)}")
 
@@ -189,7 +213,21 @@ def _adopt(run: Run, lease: Lease) -> Lease:
         )
     check_own_folder(Path(lease.folder))
     _make_temporary(lease)
+    lease = enlarge(run, lease)
     log.info("run %s: going on with the RAM disk of an earlier attempt at %s", lease.run, lease.folder)
+    return lease
+
+
+def enlarge(run: Run, lease: Lease) -> Lease:
+    """Give a RAM disk of an earlier attempt the size that the config asks for now, if that is more."""
+    if run.size_bytes <= lease.size_bytes:
+        return lease
+    if lease.backend == "tmpfs":
+        sudo = ("sudo", "-n") if lease.sudo else ()
+        run_command(*sudo, "mount", "-o", f"remount,size={run.size_bytes}", lease.folder)
+    lease = replace(lease, size_bytes=run.size_bytes)
+    for folder in dict.fromkeys((lease.folder, lease.state)):
+        write_json(Path(folder) / MARK, asdict(lease))
     return lease
 
 
@@ -356,6 +394,24 @@ def release(lease: Lease) -> bool:
     return True
 
 
+def release_half(state: Path) -> None:
+    """Remove a run's folder under the RAM root that has no mark, and our tmpfs on it: only if nothing is in it.
+
+    Raises:
+        RamTrainError: there is something in it, or it is not ours.
+    """
+    check_own_folder(state)
+    if any(state.iterdir()):
+        raise RamTrainError(
+            f"{state} has no mark {MARK} that proves what it is, and is not empty; look at what it holds."
+        )
+    if _own_tmpfs(state):
+        run_command(*(() if os.geteuid() == 0 else ("sudo", "-n")), "umount", str(state))
+    for beside in (_temporary_link(state), lock_of(state)):
+        beside.unlink(missing_ok=True)
+    _prune_empty(state)
+
+
 def _prune_empty(folder: Path) -> None:
     """Remove the run's folder and the two above it as far as they are empty."""
     for part in (folder, folder.parent, folder.parent.parent):
@@ -369,9 +425,13 @@ def _prune_empty(folder: Path) -> None:
 
 def _own_mount(lease: Lease) -> Mount | None:
     """Return our tmpfs at the lease's folder: the right place, type and name."""
-    at_folder = [entry for entry in mounts() if entry.point == Path(lease.folder)]
+    return _own_tmpfs(Path(lease.folder)) if lease.backend == "tmpfs" else None
+
+
+def _own_tmpfs(folder: Path) -> Mount | None:
+    at_folder = [entry for entry in mounts() if entry.point == folder]
     ours = [entry for entry in at_folder if entry.fstype == "tmpfs" and entry.source == _TMPFS_SOURCE]
-    return ours[0] if ours and lease.backend == "tmpfs" else None
+    return ours[0] if ours else None
 
 
 def _within(point: Path, folders: tuple[Path, ...]) -> bool:

@@ -25,6 +25,7 @@ _PROCESS_METHOD = (
     "/proc/PID/io of the supervising process before and after, children waited for included; "
     "logical: wchar; disk: write_bytes - cancelled_write_bytes"
 )
+_DRAIN_METHOD = "/proc/self/io of the supervising process around each durable checkpoint: write_bytes - cancelled"
 _DEVICE_METHOD = "/proc/diskstats, sectors written from mount to unmount, all processes"
 _FILESYSTEM_METHOD = "ext4 session_write_kbytes from mount to unmount, all processes"
 
@@ -77,7 +78,14 @@ def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: f
         },
         "writes": {
             "trainer": _process_writes(training.writes),
-            "drain": None,
+            "drain": {
+                "disk_bytes": training.drained.disk_bytes,
+                "checkpoints": training.drained.checkpoints,
+                "skipped": training.drained.skipped,
+                "duplicates": training.drained.duplicates,
+                "dropped": training.drained.dropped,
+                "method": _DRAIN_METHOD,
+            },
             "export": _process_writes(export.writes),
             "filesystem": {
                 "type": after.filesystem,
@@ -99,7 +107,16 @@ def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: f
             "swap": lease.may_swap,
         },
         "staging": {"method": stage.method, "why": stage.why, "files": stage.files, "bytes": stage.bytes},
-        "protection": {"max_loss_s": None, "worst_loss_s": None, "resumed_from": training.resumed_from},
+        "protection": {
+            "max_loss_s": training.drained.max_loss_s,
+            "worst_loss_s": training.drained.worst_loss_s,
+            "longest_spacing_s": training.drained.longest_spacing_s,
+            "longest_drain_s": training.drained.longest_drain_s,
+            "resumed_from": training.resumed and training.resumed.checkpoint,
+            "resumed_source": training.resumed and training.resumed.source,
+            "lost_s": training.resumed and training.resumed.lost_s,
+            "lost_steps": training.resumed and training.resumed.lost_steps,
+        },
         "guard": {"actions": []},
         "progress": training.progress,
         "model": [asdict(file) for file in export.model],

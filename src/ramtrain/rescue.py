@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from ramtrain.durable import commit_folder
-from ramtrain.export import TRAINER_LOG, home, spoilt_at_home
-from ramtrain.progress import CopyProgress
-from ramtrain.ramdisk import MARK, Lease, check_free, ram_root, release
+from humanfriendly import format_size
+from humanfriendly.text import pluralize
+
+from ramtrain.errors import RamTrainError
+from ramtrain.export import export_model, keep_log, spoilt_at_home
+from ramtrain.ramdisk import MARK, Lease, check_free, only_one, ram_root, release
 from ramtrain.record import Steps
-from ramtrain.staging import STAGE, Stage
-from ramtrain.supervise import only_one
-from ramtrain.view import Escapes
+from ramtrain.salvage import NOTHING, Saved, save_files, save_newest, save_state, whole_model, written
+from ramtrain.shelf import home
+from ramtrain.staging import Begun, current_stage
+from ramtrain.supervise import Training
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Rescue:
-    """What became of a run's RAM disk; `files` and `bytes` are what came home to `folder`, None if nothing had to."""
-
-    run: str
-    folder: Path | None
-    files: int
-    bytes: int
-    note: str
+TRAIN = "train.json"
 
 
 def leftovers(workdir: Path) -> Iterator[Lease]:
@@ -41,30 +32,34 @@ def leftovers(workdir: Path) -> Iterator[Lease]:
             log.error("%s: its mark %s cannot be read; it is left as it is. Look at what it holds.", mark.parent, MARK)
 
 
-def rescue(lease: Lease, discard: bool) -> Rescue:
-    """Bring home what the trainer wrote, unless it is at home already or to be discarded, and release the RAM disk.
+def halves(workdir: Path) -> list[Path]:
+    """Return the folders of runs without a mark: made, or emptied, by a call that was killed."""
+    root = ram_root(workdir)
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.is_symlink()] if root.is_dir() else []
+    return sorted(folder for folder in folders if not (folder / MARK).exists())
+
+
+def rescue(lease: Lease, discard: bool) -> list[Saved]:
+    """Bring home what is complete, unless it is at home already or to be discarded, and release the RAM disk.
+
+    Returns:
+        what came home or was thrown away; nothing of it is in RAM any more.
 
     Raises:
-        RamTrainError: a process is training the run, or keeps its RAM disk busy.
+        RamTrainError: a process is training the run, or keeps its RAM disk busy, or the disk does not take it.
         OSError: whatever the disk says; the RAM disk stays.
     """
     with only_one(lease.run, Path(lease.state)):
         check_free(lease)
-        is_home = _is_home(lease)
-        sources = {} if is_home else _written(lease)
-        size_bytes = sum(source.stat().st_size for source in sources.values())
-        folder = None
-        if sources and not discard:
-            for left in home(lease.run).glob(".rescued-*.partial"):
-                shutil.rmtree(left)  # of a rescue that was killed
-            folder = home(lease.run) / f"rescued-{time.strftime('%Y%m%dT%H%M%S')}"
-            with CopyProgress(f"run {lease.run}: bringing home", len(sources), size_bytes) as progress:
-                commit_folder(sources, folder, progress.add)
+        if _is_home(lease):
+            saved = [Saved("all of it was at home already", None, 0, 0)]
+        elif discard:
+            saved = [_count(lease)]
+        else:
+            saved = _bring_home(lease)
+            keep_log(lease.run, lease)
         release(lease)
-    if not sources:
-        return Rescue(lease.run, None, 0, 0, "was at home already" if is_home else "held nothing")
-    note = "thrown away as asked" if discard else "brought home and verified"
-    return Rescue(lease.run, folder, len(sources), size_bytes, note)
+    return saved
 
 
 def _is_home(lease: Lease) -> bool:
@@ -79,22 +74,37 @@ def _is_home(lease: Lease) -> bool:
     return steps.lease.token == lease.token and not spoilt_at_home(lease.run, steps.export)
 
 
-def _written(lease: Lease) -> dict[str, Path]:
-    """Return what the trainer wrote, by its path in the project, and its output."""
-    found: dict[str, Path] = {}
-    kept = Path(lease.folder) / STAGE
-    if kept.exists():
-        stage = Stage.read(kept)
-        view = stage.view()
-        for path in view.written(Path(stage.project)):
-            try:
-                found[path] = view.real(path)
-            except (Escapes, FileNotFoundError) as error:
-                log.warning("run %s: %s is left out: %s", lease.run, path, error)
-    output = Path(lease.folder) / TRAINER_LOG
-    if output.exists():
-        name = TRAINER_LOG
-        while name in found:  # a file of the trainer's own
-            name = f"ramtrain-{name}"
-        found[name] = output
-    return found
+def _count(lease: Lease) -> Saved:
+    """Return what is thrown away."""
+    stage = current_stage(lease)
+    sources = written(lease, stage) if stage and Begun.read(lease) else {}
+    size_bytes = sum(source.stat().st_size for source in sources.values())
+    return Saved("thrown away as asked: all that it wrote", None, len(sources), size_bytes)
+
+
+def _bring_home(lease: Lease) -> list[Saved]:
+    begun, stage, trained = Begun.read(lease), current_stage(lease), Path(lease.state) / TRAIN
+    if begun is None or stage is None:
+        return [NOTHING]
+    if begun.finished and trained.exists():
+        try:
+            exported = export_model(lease.run, begun.products, lease, stage)
+        except RamTrainError as error:
+            log.warning("%s", error)
+        else:
+            # With it `train` has nothing left to do but the record.
+            Steps(lease, stage, Training.read(trained), exported).write(home(lease.run) / "export.json")
+            size_bytes = sum(file.bytes for file in exported.model)
+            return [Saved("its model", home(lease.run) / "model", len(exported.model), size_bytes)]
+    if newest := save_newest(lease, stage, begun):
+        model = whole_model(lease, stage, begun)
+        return [newest, *([save_files("its model so far", lease, model)] if model else [])]
+    return [save_state(lease)]
+
+
+def row(run: str, saved: Saved) -> str:
+    """Return a line for the terminal."""
+    size = f", {pluralize(saved.files, 'file')} of {format_size(saved.bytes, binary=True)}" if saved.files else ""
+    return (
+        f"run {run}: {saved.what.rstrip(',')}{size}{f': {saved.folder}' if saved.folder else ''}; the RAM is released"
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import shlex
 import shutil
 import stat
 import subprocess
@@ -17,19 +17,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ramtrain import caller
-from ramtrain.config import Run
+from ramtrain.config import Products, Run
 from ramtrain.durable import write_json
+from ramtrain.environment import own_places
 from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
 from ramtrain.namespace import ENTER, Overlay
-from ramtrain.ramdisk import Lease, ram_root, remove_tree
+from ramtrain.ramdisk import Lease, remove_tree
 from ramtrain.system import mounts
 from ramtrain.tree import Item, copy_items, scan
 from ramtrain.view import View, matcher
 
 log = logging.getLogger(__name__)
 
-STAGE = ".stage.json"
+_STAGE = ".stage.json"
 _BEGUN = "begun.json"
 
 
@@ -63,10 +64,15 @@ class Stage:
         """Return the stage that `asdict` made `content` of."""
         return cls(**{**content, "overlays": [Overlay(**entry) for entry in content["overlays"]]})
 
-    def written(self, patterns: Iterable[str]) -> list[str]:
-        """Return the files that the globs name and the trainer wrote, those copied from the project left out."""
-        named = set(View([Path(self.layers[0])]).glob(patterns))
-        return [path for path in self.view().written(Path(self.project)) if path in named]
+    def written(self, patterns: Iterable[str]) -> dict[str, list[str]]:
+        """Return the files of each file or folder that the globs name and the trainer wrote, by its path."""
+        upper = View([Path(self.layers[0])])
+        found = {}
+        for path, files in upper.find(patterns).items():
+            with contextlib.suppress(FileNotFoundError):  # the trainer deletes some meanwhile
+                if any(upper.is_written(file, Path(self.project)) for file in files):
+                    found[path] = files
+        return found
 
     def view(self) -> View:
         """Return the project as the trainer sees it."""
@@ -74,9 +80,38 @@ class Stage:
         return View([Path(layer) for layer in self.layers], [Path(path) for path in seen_as])
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Which training has been started on a RAM disk, the globs of what it makes, and whether it ended well."""
+
+    fingerprint: Fingerprint
+    products: Products
+    finished: bool = False
+
+    def write(self, lease: Lease) -> None:
+        """Note it on the RAM disk, before the trainer writes there."""
+        write_json(Path(lease.folder) / _BEGUN, asdict(self))
+
+    @classmethod
+    def read(cls, lease: Lease) -> Begun | None:
+        """Return what has been started on this RAM disk; None if nothing has."""
+        path = Path(lease.folder) / _BEGUN
+        if not path.exists():
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        products = Products.from_dict(content["products"])
+        return cls(Fingerprint(**content["fingerprint"]), products, content["finished"])
+
+
+def current_stage(lease: Lease) -> Stage | None:
+    """Return how the project was last staged on this RAM disk; None if it was not."""
+    path = Path(lease.folder) / _STAGE
+    return Stage.read(path) if path.exists() else None
+
+
 def renew(run: Run, lease: Lease) -> Stage:
-    """Throw away what a training wrote that left nothing to go on from, and stage the project anew."""
-    (Path(lease.folder) / _BEGUN).unlink()
+    """Throw away what a training wrote, which is at home or of no use, and stage the project anew."""
+    (Path(lease.folder) / _BEGUN).unlink(missing_ok=True)
     return stage_project(run, lease)
 
 
@@ -91,11 +126,11 @@ def stage_project(run: Run, lease: Lease) -> Stage:
     is noted on the RAM disk too, for a rescue.
 
     Raises:
-        RamTrainError: the configured method does not work here, or what is there belongs to another training.
+        RamTrainError: the configured method does not work here.
     """
     started = time.monotonic()
     folder = Path(lease.folder)
-    if not has_begun(run, lease):
+    if Begun.read(lease) is None:
         for left in ("overlay", "volatile", "project", "out"):
             remove_tree(folder / left)
     methods: dict[str, Callable[[Run, Path], Stage]] = {"overlay": _overlay, "copy": _copy, "none": _none}
@@ -115,32 +150,8 @@ def stage_project(run: Run, lease: Lease) -> Stage:
     if run.volatile and stage.method != "overlay":
         log.warning("run %s: project.volatile needs the overlay; writes to those folders go to the disk", run.run)
     stage = replace(stage, stage_s=round(time.monotonic() - started, 3))
-    write_json(folder / STAGE, asdict(stage))
+    write_json(folder / _STAGE, asdict(stage))
     return stage
-
-
-def begin(run: Run, lease: Lease) -> None:
-    """Note on the RAM disk which training is about to write there."""
-    write_json(Path(lease.folder) / _BEGUN, run.training)
-
-
-def has_begun(run: Run, lease: Lease) -> bool:
-    """Whether this training has been started on what is on the RAM disk.
-
-    Raises:
-        RamTrainError: another training has, with another command or project.
-    """
-    begun = Path(lease.folder) / _BEGUN
-    if not begun.exists():
-        return False
-    earlier = json.loads(begun.read_text(encoding="utf-8"))
-    if earlier != run.training:
-        raise RamTrainError(
-            f"run {run.run}: its RAM disk {lease.folder} holds what another training began, "
-            f"`{shlex.join(earlier['command'])}` in {earlier['project']}. Type `{caller.command('unmount')}` to bring "
-            "that home, then train again."
-        )
-    return True
 
 
 def _overlay(run: Run, folder: Path) -> Stage:
@@ -197,7 +208,7 @@ def _copy(run: Run, folder: Path) -> Stage:
     if not target.exists():
         remove_tree(partial)
         partial.mkdir()
-        items = list(scan(project, matcher((*run.exclude, *_own_places(project)))))
+        items = list(scan(project, matcher((*run.exclude, *own_places(project)))))
         files, size_bytes = copy_items(items, project, partial, f"run {run.run}: staging")
         shutil.copystat(project, partial)
         partial.rename(target)
@@ -214,15 +225,6 @@ def _copy(run: Run, folder: Path) -> Stage:
         bytes=size_bytes,
         stage_s=0.0,
     )
-
-
-def _own_places(project: Path) -> list[str]:
-    """Return what a project that is also Snakemake's working directory must not carry along."""
-    here = Path.cwd().resolve()
-    if not here.is_relative_to(project):
-        return []
-    prefix = here.relative_to(project)
-    return [str(prefix / name) for name in ("results", ".snakemake", ram_root(here).parent.name)]
 
 
 def _none(run: Run, folder: Path) -> Stage:

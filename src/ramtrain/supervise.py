@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -12,24 +11,31 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+from humanfriendly import format_size
+
 from ramtrain import caller
-from ramtrain.checkpoints import find_resume
 from ramtrain.config import Run
-from ramtrain.environment import ProjectState, describe_project
+from ramtrain.drain import Drain, Drained
+from ramtrain.environment import ProjectState, describe_project, read_inputs
 from ramtrain.errors import RamTrainError
-from ramtrain.export import TRAINER_LOG, keep_log
+from ramtrain.export import keep_log
+from ramtrain.fingerprint import Fingerprint, fingerprint
 from ramtrain.keeper import ABANDONED_GRACE_S, Ending, Order, Stop, kill_descendants
-from ramtrain.meter import ProcessWrites
+from ramtrain.meter import ProcessWrites, writes_of
 from ramtrain.namespace import ENTER
 from ramtrain.progress import TrainingProgress
-from ramtrain.ramdisk import Lease, lock_of, temporary_folder, used_bytes
-from ramtrain.staging import Stage, begin, has_begun, renew
+from ramtrain.ramdisk import Lease, enlarge, only_one, temporary_folder, used_bytes
+from ramtrain.resume import Ladder, Resumed, prepare
+from ramtrain.shelf import TRAINER_LOG, attempt, durable_checkpoints, shelf
+from ramtrain.sighting import SIGHTING
+from ramtrain.staging import Begun, Stage
 from ramtrain.system import PR_SET_CHILD_SUBREAPER, set_process_attribute
 
 log = logging.getLogger(__name__)
@@ -37,15 +43,21 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.5
 # Measuring a folder means walking it; it may take this share of the time.
 _MEASURING_SHARE = 0.002
+_SIGHTING_S = 1.0
+_HEARTBEAT_S = 60.0
+_SAME_SIGNAL_S = 0.5
+# A trainer that fails sooner, without a word of progress, could not load its checkpoint.
+_LOADING_S = 300.0
+_FULL_SHARE = 0.97
 _TAIL_LINES = 12
 
 END_OF_SNAKEMAKE = "the end of Snakemake"
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that ended well; `progress` is what its output said last, `resumed_from` a checkpoint's path."""
+    """A training that ended well; `progress` is what its output said last, `resumed` what it went on from."""
 
     command: list[str]
     train_s: float
@@ -53,8 +65,10 @@ class Training:
     peak_bytes: int
     left_behind: int
     progress: dict[str, str]
-    resumed_from: str | None
+    drained: Drained
+    resumed: Resumed | None
     project: ProjectState
+    fingerprint: Fingerprint
 
     @classmethod
     def read(cls, path: Path) -> Training:
@@ -64,7 +78,13 @@ class Training:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Training:
         """Return the training that `asdict` made `content` of."""
-        parts = {"writes": ProcessWrites(**content["writes"]), "project": ProjectState(**content["project"])}
+        parts = {
+            "writes": ProcessWrites(**content["writes"]),
+            "drained": Drained(**content["drained"]),
+            "resumed": content["resumed"] and Resumed(**content["resumed"]),
+            "project": ProjectState(**content["project"]),
+            "fingerprint": Fingerprint(**content["fingerprint"]),
+        }
         return cls(**{**content, **parts})
 
 
@@ -79,76 +99,128 @@ def trainer_environment(run: Run, lease: Lease, cwd: str) -> dict[str, str]:
 
 
 def train(run: Run, lease: Lease, stage: Stage) -> Training:
-    """Run the trainer to its end.
+    """Run the trainer to its end, from where an earlier attempt got to.
 
     Raises:
         RamTrainError: it is running already, could not be started, failed, or was told to end. Its RAM disk stays.
     """
-    folder = Path(lease.folder)
-    with only_one(run.run, Path(lease.state)), _signals() as signals:
-        resumed_from, more = None, []
-        if has_begun(run, lease) and run.trainer.resume:
-            resumed_from, more = find_resume(run, stage)
-            if resumed_from:
-                log.info("run %s: going on from %s", run.run, resumed_from)
-            elif others := stage.written(run.checkpoints):
-                raise RamTrainError(
-                    f"run {run.run}: none of the checkpoints in RAM is one that the adapter {run.trainer.name!r} can "
-                    f"resume ({run.trainer.resume.checkpoint!r}), and there are {', '.join(others[:5])}. Correct the "
-                    f"adapter, or bring them home with `{caller.command('unmount')}` and train again."
-                )
-            else:
-                log.info("run %s: the earlier attempt left no whole checkpoint; starting anew", run.run)
-                stage = renew(run, lease)
-        begin(run, lease)
-        command = run.arguments(stage.ram) + more
-        order = Order(
-            argv=command,
-            cwd=stage.cwd,
-            env=trainer_environment(run, lease, stage.cwd),
-            log=str(folder / TRAINER_LOG),
-            namespace=stage.namespace,
-            overlays=stage.overlays,
-        )
-        log.info("run %s: training; its output: tail -f %s", run.run, order.log)
-        clock = time.monotonic()
-        with ThreadPoolExecutor(1) as background:
-            watch = _Watch(run, lease, order, signals)
-            project = background.submit(describe_project, run, command[0])
+    with only_one(run.run, Path(lease.state)), _signals() as signals, ThreadPoolExecutor(1) as background:
+        lease = enlarge(run, lease)
+        inputs = background.submit(read_inputs, run.project.resolve())
+
+        def mine() -> Fingerprint:
+            return fingerprint(run, inputs.result())
+
+        _warn_unprotected(run)
+        ladder = Ladder(run, lease, prepare(run, lease, stage, mine), mine)
+        # What the project holds may take a while to read; the trainer does not wait for it.
+        Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)
+        noted = background.submit(lambda: Begun(mine(), run.products).write(lease))
+        for arguments in ladder.steps():
+            stage = ladder.stage
+            order = Order(
+                argv=run.arguments(stage.ram) + arguments,
+                cwd=stage.cwd,
+                env=trainer_environment(run, lease, stage.cwd),
+                log=str(Path(lease.folder) / TRAINER_LOG),
+                namespace=stage.namespace,
+                overlays=stage.overlays,
+            )
+            log.info("run %s: training; its output: tail -f %s", run.run, order.log)
+            project = background.submit(lambda argv: describe_project(run, argv[0], inputs.result()), order.argv)
+            watch = _Watch(run, lease, stage, order, signals, mine)
             ending = watch.until_end()
-            train_s = time.monotonic() - clock
-    log_at_home = keep_log(run, lease)
-    trouble = _trouble(ending, watch.stopped_by)
-    if trouble:
-        unlock = "snakemake --unlock && " if watch.stopped_by == END_OF_SNAKEMAKE else ""
-        raise RamTrainError(
-            f"run {run.run}: {trouble} after {train_s:.0f} s. What it wrote is still in RAM, {lease.folder}, its "
-            f"output in {log_at_home}, which ends:\n{_tail(Path(order.log))}\n"
-            f"To go on from there, type\n  {unlock}{caller.command('train')}\n"
-            f"To bring home what is there and release the RAM, type\n  {unlock}{caller.command('unmount')}"
-        )
+            if not (ladder.is_resuming and _could_not_load(ending, watch)):
+                ladder.works(watch.made_progress())
+                break
+        noted.result()
+        log_at_home = keep_log(run.run, lease)
+        if trouble := _trouble(ending, watch.stopped_by):
+            raise RamTrainError(_explain(run, lease, stage, watch, trouble, ladder, log_at_home))
+        Begun(mine(), run.products, finished=True).write(lease)
     assert ending is not None  # else there was trouble
     if ending.left_behind:
         log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
     return Training(
-        command=command,
-        train_s=round(train_s, 3),
+        command=order.argv,
+        train_s=watch.train_s,
         writes=ending.writes,
         peak_bytes=watch.peak_bytes,
         left_behind=ending.left_behind,
         progress=watch.progress.latest,
-        resumed_from=resumed_from,
+        drained=watch.drain.result,
+        resumed=ladder.resumed,
         project=project.result(),
+        fingerprint=mine(),
     )
 
 
+def _warn_unprotected(run: Run) -> None:
+    if run.protect.max_loss_s is None:
+        log.warning(
+            "run %s: protect.max_loss is never: nothing is written to the disk while it trains, and a power cut costs "
+            "the whole training",
+            run.run,
+        )
+    elif not run.products.checkpoints:
+        log.warning(
+            "run %s: no checkpoints are named: a power cut costs the whole training. Name them in project.checkpoints",
+            run.run,
+        )
+
+
+def _could_not_load(ending: Ending | None, watch: _Watch) -> bool:
+    """Whether a trainer that was to resume failed by itself before it got anywhere."""
+    failed = ending is not None and ending.error is None and (ending.returncode or 0) > 0 and not watch.stopped_by
+    return failed and not watch.made_progress()
+
+
+def _explain(
+    run: Run, lease: Lease, stage: Stage, watch: _Watch, trouble: str, ladder: Ladder, log_at_home: Path
+) -> str:
+    """Return what happened, where the newest checkpoint is, and what to type."""
+    unlock = f"{caller.command('--unlock')} && " if caller.has_ended() else ""
+    lines = [f"run {run.run}: {trouble} after {watch.train_s:.0f} s. Its output, in {log_at_home}, ends:"]
+    lines.append(_tail(Path(lease.folder) / TRAINER_LOG))
+    newest = watch.drain.newest
+    if ladder.has_failed:
+        lines.append(f"It could not go on from any of its checkpoints ({', '.join(ladder.tried_names)}).")
+    elif newest:
+        lines.append(f"Its newest checkpoint is {newest.path}, still in RAM: {Path(stage.layers[0]) / newest.path}")
+    else:
+        lines.append(f"What it wrote is still in RAM, {lease.folder}")
+    durable = next(iter(durable_checkpoints(run.run)), None)
+    if durable:
+        lines.append(f"On the disk is {durable.checkpoint}, as {durable.folder}")
+    if watch.was_short_of_memory():
+        lines.append(
+            "Meanwhile the kernel killed a process because the machine, or the job's cgroup, ran out of memory."
+        )
+    if watch.is_full:
+        size = format_size(lease.size_bytes, binary=True)
+        lines.append(f"Its RAM disk of {size} is full: give ramdisk.size more before you go on.")
+    lines.append(f"To go on from there, type\n  {unlock}{caller.command('train')}")
+    if ladder.has_failed:
+        lines.append(f"To start anew, type\n  {caller.command('train')} --config resume=never")
+    lines.append(f"To bring home what is there and release the RAM, type\n  {unlock}{caller.command('unmount')}")
+    return "\n".join(lines)
+
+
 class _Watch:
-    """One trainer under its keeper, watched until both are gone.
+    """One trainer under its keeper, watched until both are gone, with a drain beside it.
 
     `stopped_by` says what made RamTrain end it, if anything did; `peak_bytes` is the most its RAM disk held.
     """
 
-    def __init__(self, run: Run, lease: Lease, order: Order, signals: _Signals) -> None:
+    def __init__(
+        self,
+        run: Run,
+        lease: Lease,
+        stage: Stage,
+        order: Order,
+        signals: _Signals,
+        mine: Callable[[], Fingerprint],
+    ) -> None:
         self.run = run
         self.lease = lease
         self.signals = signals
@@ -156,8 +228,15 @@ class _Watch:
         self.log_position = self.log.stat().st_size if self.log.exists() else 0
         self.progress = TrainingProgress(f"run {run.run}", run.trainer.progress)
         self.stopped_by: str | None = None
+        self.stopped_s = 0.0
+        self.has_ended = False
         self.used_bytes = self.peak_bytes = 0
-        self.next_measure = 0.0
+        self.next_measure = self.next_sighting = 0.0
+        self.next_heartbeat = 0.0
+        self.oom_kills = _oom_kills()
+        self.written = ProcessWrites(0, 0, 0)
+        self.started_s = time.time()
+        self.train_s = 0.0
         # Should the keeper be killed, its orphans come to us.
         set_process_attribute(PR_SET_CHILD_SUBREAPER, 1)
         enter = ENTER[order.namespace] if order.namespace else ()
@@ -169,6 +248,23 @@ class _Watch:
             start_new_session=True,
         )
         self._tell_keeper(asdict(order))
+        self.drain = Drain(run, lease, stage, mine, self._processes, lambda: self.progress.latest)
+        self.drain.start()
+
+    def made_progress(self) -> bool:
+        """Whether the trainer got anywhere: said so, wrote a checkpoint, or trained for longer than loading takes."""
+        newest = self.drain.newest
+        wrote = newest is not None and newest.saved_s > self.started_s
+        return bool(self.progress.latest) or wrote or self.train_s > _LOADING_S
+
+    def was_short_of_memory(self) -> bool:
+        """Whether the kernel has killed any process for want of memory since the trainer was started."""
+        return _oom_kills() > self.oom_kills
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the RAM disk was as good as full."""
+        return self.peak_bytes > _FULL_SHARE * self.lease.size_bytes
 
     def until_end(self) -> Ending | None:
         """Return how the trainer ended; None if its keeper died."""
@@ -189,8 +285,19 @@ class _Watch:
                     self._stop(END_OF_SNAKEMAKE, ABANDONED_GRACE_S)
                 self._follow()
         self.keeper.wait()
+        self.train_s = round(time.time() - self.started_s, 3)
+        self.next_measure = 0.0
         self._follow()
+        ending = self._read_ending(answers)
+        self.written = ending.writes if ending else self.written
+        has_failed = _trouble(ending, self.stopped_by) is not None
+        self._end_drain(bring_newest=has_failed and self.stopped_by != END_OF_SNAKEMAKE)
+        self.has_ended = True
+        self._note()
         self.progress.close()
+        return ending
+
+    def _read_ending(self, answers: bytes) -> Ending | None:
         last = answers.decode().splitlines()[-1:]
         content = json.loads(last[0]) if last else {}
         if "returncode" not in content:
@@ -198,8 +305,30 @@ class _Watch:
             return None
         return Ending(**{**content, "writes": ProcessWrites(**content["writes"])})
 
+    def _end_drain(self, bring_newest: bool) -> None:
+        """Let the drain end, with the newest checkpoint of a training that is to be gone on with; a signal cuts it off.
+
+        What is drained last is no more than was promised: in RAM it is as well.
+        """
+        self.drain.finish(bring_newest)
+        while not self.drain.has_ended(_TICK_S):
+            ready, _, _ = select.select([self.signals.wakeup], [], [], 0)
+            if ready:
+                self.signals.take()
+                self.drain.cancel()
+
+    def _processes(self) -> list[psutil.Process]:
+        """Return what runs below the keeper: the trainer and all its processes."""
+        try:
+            return psutil.Process(self.keeper.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
     def _stop(self, reason: str, grace_s: float) -> None:
         """Have the trainer ended as its adapter says; asked a second time, at once."""
+        if self.stopped_by and time.monotonic() < self.stopped_s + _SAME_SIGNAL_S:
+            return  # one Ctrl-C may reach us on two ways
+        self.stopped_s = time.monotonic()
         if self.stopped_by:
             stop = Stop(signal.SIGKILL, 0.0)
         else:
@@ -220,11 +349,12 @@ class _Watch:
             self.keeper.stdin.write(json.dumps(content).encode() + b"\n")
 
     def _follow(self) -> None:
-        """Take in the trainer's new output and, now and then, how full the RAM disk is."""
+        """Take in the trainer's new output and, now and then, how full the RAM disk is and what has been written."""
         now = time.monotonic()
         if now >= self.next_measure:
             self.used_bytes = used_bytes(self.lease)
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+            self._count_writes()
             took_s = time.monotonic() - now
             self.next_measure = now + max(_TICK_S, took_s / _MEASURING_SHARE)
         if self.log.exists():
@@ -233,11 +363,41 @@ class _Watch:
                 new = output.read()
             self.log_position += len(new)
             self.progress.feed(new.decode(errors="replace"))
-        self.progress.tell(self.used_bytes)
+        if now >= self.next_sighting:
+            self.next_sighting = now + _SIGHTING_S
+            self._note()
+
+    def _count_writes(self) -> None:
+        """Sum up what the keeper and all below it have written so far; children that ended are in their parents'."""
+        total = ProcessWrites(0, 0, 0)
+        for pid in (self.keeper.pid, *(process.pid for process in self._processes())):
+            with contextlib.suppress(OSError):  # it has ended
+                total = total.and_also(writes_of(pid))
+        if total.logical_bytes > self.written.logical_bytes:
+            self.written = total
+
+    def _note(self) -> None:
+        """Say where the training is: on the terminal, in RAM, and once a minute beside its durable checkpoints."""
+        sighting = self.drain.sight(self.started_s, self.has_ended, self.used_bytes, self.written)
+        self.progress.tell(sighting)
+        try:
+            sighting.write(Path(self.lease.state) / SIGHTING)
+            if time.monotonic() >= self.next_heartbeat and shelf(self.run.run).is_dir():
+                every_s = min(_HEARTBEAT_S, self.run.protect.max_loss_s or _HEARTBEAT_S)
+                self.next_heartbeat = time.monotonic() + every_s
+                sighting.write(attempt(self.run.run))
+        except OSError as error:
+            log.debug("run %s: %s", self.run.run, error)  # a full RAM disk, or a full disk: told where it matters
+
+
+def _oom_kills() -> int:
+    """Return how many processes of this machine were killed for want of memory (/proc/vmstat, cgroups included)."""
+    lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 class _Signals:
-    """SIGINT, SIGTERM and SIGHUP as something that select can wait for; `wakeup` is readable when one came."""
+    """Signals to end as something that select can wait for; `wakeup` is readable when one came."""
 
     def __init__(self) -> None:
         self.wakeup, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -252,7 +412,8 @@ class _Signals:
 
     def take(self) -> str:
         """Return the name of the signal that came."""
-        return signal.Signals(os.read(self.wakeup, 1)[0]).name
+        number = signal.Signals(os.read(self.wakeup, 1)[0])
+        return "a signal to Snakemake" if number == caller.TOLD_TO_END else number.name
 
     def close(self) -> None:
         """Put the handlers back as they were."""
@@ -267,23 +428,6 @@ class _Signals:
 def _signals() -> Iterator[_Signals]:
     with contextlib.closing(_Signals()) as signals:
         yield signals
-
-
-@contextlib.contextmanager
-def only_one(run: str, state: Path) -> Iterator[None]:
-    """Hold the run's lock, which the kernel drops with the process.
-
-    Raises:
-        RamTrainError: another process is training this run.
-    """
-    with lock_of(state).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RamTrainError(
-                f"run {run}: is being trained by another process; wait for it, or end it with Ctrl-C there"
-            ) from None
-        yield
 
 
 @contextlib.contextmanager

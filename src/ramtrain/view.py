@@ -42,12 +42,16 @@ class View:
         `*`, `?` and `[...]` match within a name, `**` any number of folders. Links to folders are followed only where
         the pattern spells their name out.
         """
-        found: set[str] = set()
+        return sorted({path for files in self.find(patterns).values() for path in files})
+
+    def find(self, patterns: Iterable[str]) -> dict[str, list[str]]:
+        """Return the files of each file or folder that the patterns name, by its path."""
+        found: dict[str, list[str]] = {}
         for pattern in patterns:
             literal, rest = _split_pattern(pattern)
             if not rest:
                 if self._exists(literal):
-                    found.update(self._files_of(literal))
+                    found[literal] = self._files_of(literal)
                 continue
             try:
                 layers = self._folders(literal)
@@ -58,8 +62,8 @@ class View:
             for path, is_folder in _walk(layers, "", depth):
                 if matches(path):
                     whole = str(PurePosixPath(literal) / path)
-                    found.update(self._files_of(whole) if is_folder else [whole])
-        return sorted(found)
+                    found[whole] = self._files_of(whole) if is_folder else [whole]
+        return found
 
     def real(self, path: str) -> Path:
         """Return the file that `path` stands for, links followed.
@@ -75,19 +79,21 @@ class View:
 
     def written(self, original: Path) -> list[str]:
         """Return the files of the upper layer that `original` does not have, or not with that size and time."""
-        changed = []
-        for path, is_folder in _walk(self.layers[:1], "", None):
-            if is_folder:
-                continue
-            status = (self.layers[0] / path).lstat()
-            try:
-                before = (original / path).lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                changed.append(path)
-                continue
-            if (status.st_size, status.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                changed.append(path)
-        return sorted(changed)
+        paths = (path for path, is_folder in _walk(self.layers[:1], "", None) if not is_folder)
+        return sorted(path for path in paths if self.is_written(path, original))
+
+    def is_written(self, path: str, original: Path) -> bool:
+        """Whether `original` does not have this file of the upper layer, or not with that size and time.
+
+        Raises:
+            FileNotFoundError: the upper layer does not have it any more.
+        """
+        status = (self.layers[0] / path).lstat()
+        try:
+            before = (original / path).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return (status.st_size, status.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
     def _files_of(self, path: str) -> list[str]:
         try:
@@ -160,16 +166,26 @@ def _lookup(layers: Sequence[Path], name: str) -> list[Path]:
 
 def _walk(layers: Sequence[Path], prefix: str, depth: int | None) -> Iterator[tuple[str, bool]]:
     """Yield (path, is a folder) of everything below the merged folder `layers`; links are names, not followed."""
-    names = {entry.name for layer in layers if layer.is_dir() for entry in os.scandir(layer)}
-    for name in sorted(names):
+    # A trainer that is at work deletes files and folders meanwhile.
+    for name in sorted({name for layer in layers for name in _names(layer)}):
         found = _lookup(layers, name)
+        try:
+            is_folder = bool(found) and stat.S_ISDIR(found[0].lstat().st_mode)
+        except FileNotFoundError:
+            continue
         if not found:
             continue
         path = f"{prefix}{name}"
-        is_folder = stat.S_ISDIR(found[0].lstat().st_mode)
         yield path, is_folder
         if is_folder and depth != 1:
             yield from _walk(found, f"{path}/", depth and depth - 1)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Ended, needs_root, small_config, snakemake_argv
+from conftest import Ended, needs_root, small_config
+from workplace import snakemake_argv
 
 from ramtrain.ramdisk import SHM
 from ramtrain.system import mount_of

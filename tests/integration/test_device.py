@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import SMALL_PROJECT, needs_root, small_config, snakemake_argv
+from conftest import SMALL_PROJECT, needs_root, small_config
+from workplace import snakemake_argv
 
 from ramtrain.system import mount_of, run_command
 

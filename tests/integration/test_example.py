@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import REPO, snakemake_argv
+from conftest import REPO
+from workplace import snakemake_argv
 
 from ramtrain.ramdisk import ram_root
 

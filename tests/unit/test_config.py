@@ -53,7 +53,11 @@ def test_the_small_config_is_good(project: Path) -> None:
         # unknown and misspelt keys, at the top and below
         ("projekt", {}, "my.yaml: projekt: unknown key, did you mean 'project'?"),
         ("stagging", "copy", "my.yaml: stagging: unknown key, did you mean 'staging'?"),
-        ("epochs", 5, "my.yaml: epochs: unknown key, known are: project, runs, ramdisk, staging, train, discard."),
+        (
+            "epochs",
+            5,
+            "epochs: unknown key, known are: project, runs, ramdisk, staging, train, protect, resume, discard.",
+        ),
         ("project.comand", "x", "my.yaml: project.comand: unknown key, did you mean 'command'?"),
         ("ramdisk.szie", "1G", "my.yaml: ramdisk.szie: unknown key, did you mean 'size'?"),
         ("ramdisk.zzz", 1, "my.yaml: ramdisk.zzz: unknown key, known are: backend, size, path, sudo."),
@@ -343,7 +347,7 @@ def test_without_a_table_the_run_is_named_after_the_project(name: str, run: str,
         ("description: x\nprogress: {loss: '('}", "odd.yaml: progress: missing ), unterminated subpattern"),
         ("description: x\nprogress: {loss: 'a'}", "odd.yaml: progress.loss: 'a' needs one group in parentheses."),
         (
-            "description: x\nresume: {checkpoint: a, arguments: ['{chekpoint}']}",
+            "description: x\nresume: {arguments: ['{chekpoint}']}",
             "odd.yaml: resume.arguments: {chekpoint} is not known; known are checkpoint, folder.",
         ),
     ],

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPO, needs_root, small_config, snakemake_argv
+from conftest import REPO, needs_root, small_config
+from workplace import snakemake_argv
 
 from ramtrain import ramdisk
 from ramtrain.config import Run, complete_config, load_runs

@@ -28,17 +28,19 @@ def load_config():
 def load_runs():
     """Return the configured runs by id, all of them checked."""
     runs = settings.load_runs(config, HOME)
-    ramdisk.check_root(RAM_ROOT)
-    if "unmount" not in sys.argv:  # what is in RAM comes home whatever became of the project
-        for run in runs.values():
-            if not Path("results", run.run, "record.json").exists():
-                settings.check_project(run)
+    for run in runs.values():
+        if not Path("results", run.run, "record.json").exists():
+            settings.check_project(run)
     return runs
 
 
 try:
-    load_config()
-    RUNS = load_runs()
+    ramdisk.check_root(RAM_ROOT)
+    if "unmount" in sys.argv:
+        RUNS = {}  # what is in RAM comes home whatever became of the config, the runs table and the project
+    else:
+        load_config()
+        RUNS = load_runs()
 except RamTrainError as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,0 +1,434 @@
+"""Durable checkpoints: while a trainer trains, what a power cut would cost is kept within a bound.
+
+The newest complete checkpoint is brought home when waiting for the next one would break the bound; what a newer one
+overtakes is skipped, never queued. It is done in a thread of the lowest priority: a slow disk delays the next durable
+checkpoint, never the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import glob
+import logging
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import psutil
+from humanfriendly import format_size, format_timespan
+
+from ramtrain import shelf
+from ramtrain.checkpoints import Checkpoint, Stamp, find_checkpoints, is_whole, tells_its_end, written_to
+from ramtrain.config import Products, Run
+from ramtrain.durable import commit_folder, sweep_all
+from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
+from ramtrain.meter import ProcessWrites, own_writes
+from ramtrain.ramdisk import Lease
+from ramtrain.sighting import Sighting
+from ramtrain.staging import Stage
+from ramtrain.view import View
+
+log = logging.getLogger(__name__)
+
+# A file that nobody has open, and that has not changed for so long, has been written.
+_SETTLE_S = 1.0
+# The files of a folder are written one after the other, with pauses.
+_SETTLE_FOLDER_S = 5.0
+_TICK_S = 0.5
+# Looking for checkpoints means walking folders; it may take this share of the time.
+_LOOKING_SHARE = 0.01
+_RETRY_S = 30.0
+_DAY_S = 86400.0
+
+
+class Dropped(RamTrainError):
+    """A checkpoint that was not the same any more when it had been copied."""
+
+
+@dataclass
+class Drained:
+    """What a drain did: bytes it wrote to the disk, checkpoints brought home, overtaken by newer ones, found to be
+    there already under another name, changed while they were copied. In seconds: the bound, None for none; the most
+    training that a power cut would have cost at any moment; the longest that the trainer was without a new checkpoint,
+    and that one took from its last change until it was durable."""
+
+    max_loss_s: float | None
+    disk_bytes: int = 0
+    checkpoints: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    worst_loss_s: float = 0.0
+    longest_spacing_s: float = 0.0
+    longest_drain_s: float = 0.0
+
+
+@dataclass
+class Schedule:
+    """When the next checkpoint has to be brought home; times in seconds since the epoch.
+
+    Args:
+        safe_s: up to when the training is on the disk; its beginning, as long as nothing is.
+    """
+
+    max_loss_s: float | None
+    write_budget_bytes: int | None
+    safe_s: float
+    drain_s: float = 0.0
+    notice_s: float = _SETTLE_S
+    budget_free_s: float = 0.0
+    gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=5))
+    newest_s: float | None = None
+
+    def saw(self, saved_s: float, now_s: float) -> None:
+        """Learn from a checkpoint how far apart they are, and how long it takes until one is seen to be complete."""
+        before = self.safe_s if self.newest_s is None else self.newest_s
+        if saved_s > before:
+            self.gaps_s.append(saved_s - before)
+            self.notice_s = max(0.0, now_s - saved_s)
+            self.newest_s = saved_s
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether waiting for the checkpoint after the newest one would break the bound."""
+        if self.max_loss_s is None or self.newest_s is None or self.newest_s <= self.safe_s:
+            return False
+        next_s = max(now_s, self.newest_s + max(self.gaps_s, default=0.0)) + self.notice_s
+        # A drain that takes longer than the bound cannot be started any earlier than at once.
+        return next_s + min(self.drain_s, self.max_loss_s) > self.safe_s + self.max_loss_s
+
+    def allows(self, now_s: float) -> bool:
+        """Whether the write budget has room again."""
+        return now_s >= self.budget_free_s
+
+    def drained(self, saved_s: float, began_s: float, took_s: float, size_bytes: int) -> None:
+        """Take note of a checkpoint that was brought home."""
+        self.safe_s = max(self.safe_s, saved_s)
+        self.drain_s = took_s
+        if self.write_budget_bytes:
+            self.budget_free_s = began_s + size_bytes * _DAY_S / self.write_budget_bytes
+
+
+def bring_home(
+    run: str,
+    checkpoint: Checkpoint,
+    stage: Stage,
+    lease: Lease,
+    products: Products,
+    about: Callable[[], dict[str, Any]],
+    confirm: Callable[[], None] = lambda: None,
+    report: Callable[[int, int], None] = lambda files, size: None,
+) -> Path:
+    """Make a checkpoint in RAM a durable one, with what it needs and the logs; return its folder.
+
+    The trainer may delete the files meanwhile: they are opened first. Those that it writes to are noticed.
+
+    Args:
+        about: what the manifest says of it.
+        confirm: called when all is copied, before it counts; raises to drop it.
+
+    Raises:
+        Dropped: it changed meanwhile.
+        RamTrainError, OSError: the disk is full, or fails; nothing is left of it.
+    """
+    sweep_all(shelf.shelf(run))
+    upper = Path(stage.layers[0])
+    folder = shelf.shelf(run) / shelf.name_of(checkpoint.path, checkpoint.saved_s)
+    with contextlib.ExitStack() as opened:
+        sources: dict[str, Path] = {}
+        descriptors = {}
+        for path, stamp in checkpoint.files:
+            try:
+                descriptor = os.open(upper / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                raise Dropped(f"{path} is gone: {error.strerror}") from None
+            opened.callback(os.close, descriptor)
+            descriptors[descriptor] = stamp
+            sources[f"{shelf.IN_PROJECT}{path}"] = Path(f"/proc/self/fd/{descriptor}")
+        view = View([upper])
+        place = PurePosixPath(checkpoint.path).parent
+        for path in view.glob(str(place / pattern) for pattern in products.companions):
+            sources.setdefault(f"{shelf.IN_PROJECT}{path}", upper / path)
+        logs = {
+            f"{shelf.IN_PROJECT}{path}": upper / path for path in view.glob(products.logs) if (upper / path).is_file()
+        }
+        logs = {path: source for path, source in logs.items() if path not in sources}
+        if (output := Path(lease.folder) / shelf.TRAINER_LOG).exists():
+            logs[shelf.TRAINER_LOG] = output
+        _check_room(run, sum(source.stat().st_size for source in {**sources, **logs}.values()))
+
+        def finish() -> dict[str, Any]:
+            changed = any(Stamp.of(os.fstat(descriptor)) != stamp for descriptor, stamp in descriptors.items())
+            if changed or _has_grown(checkpoint, view):
+                raise Dropped(f"{checkpoint.path} was written to while it was copied")
+            confirm()
+            return about()
+
+        commit_folder({**sources, **logs}, folder, report, growing=logs.keys(), about=finish)
+    return folder
+
+
+def find_twin(
+    run: str, checkpoint: Checkpoint, stage: Stage, fingerprint: Fingerprint
+) -> shelf.DurableCheckpoint | None:
+    """Return the newest durable checkpoint if it has the same contents, such as best_model.pth its numbered twin's."""
+    durable = next(iter(shelf.durable_checkpoints(run)), None)
+    if durable is None or fingerprint.changes(durable.fingerprint):
+        return None
+    start = f"{shelf.IN_PROJECT}{durable.checkpoint}"
+    mine = sorted(Path(stage.layers[0]) / path for path, _ in checkpoint.files)
+    theirs = sorted(durable.folder / file.path for file in durable.files if f"{file.path}/".startswith(f"{start}/"))
+    try:
+        is_same = len(mine) == len(theirs) and all(
+            filecmp.cmp(here, there, shallow=False) for here, there in zip(mine, theirs, strict=True)
+        )
+    except FileNotFoundError:
+        return None
+    return durable if is_same else None
+
+
+def _settle_s(checkpoint: Checkpoint, upper: Path) -> float:
+    """Return how long a checkpoint must have held still, in seconds, before it may be complete."""
+    if tells_its_end(checkpoint, upper):
+        return 0.0
+    return _SETTLE_S if checkpoint.files[0][0] == checkpoint.path else _SETTLE_FOLDER_S
+
+
+def _has_grown(checkpoint: Checkpoint, view: View) -> bool:
+    known = {path for path, _ in checkpoint.files}
+    found = view.find([glob.escape(checkpoint.path)]).get(checkpoint.path, [])
+    return not known.issuperset(path for path in found if not (view.layers[0] / path).is_symlink())
+
+
+def _check_room(run: str, size_bytes: int) -> None:
+    folder = shelf.home(run) if shelf.home(run).is_dir() else Path.cwd()
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < size_bytes:
+        raise RamTrainError(
+            f"{folder} has {format_size(free_bytes, binary=True)} free, and {format_size(size_bytes, binary=True)} are "
+            "to come home; make room there"
+        )
+
+
+class Drain:
+    """Brings checkpoints home beside a trainer, from `start` to `finish`.
+
+    Args:
+        fingerprint: waits until it is known, and returns it.
+        processes: the trainer's.
+        progress: what its output said last.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        lease: Lease,
+        stage: Stage,
+        fingerprint: Callable[[], Fingerprint],
+        processes: Callable[[], list[psutil.Process]],
+        progress: Callable[[], dict[str, str]],
+    ) -> None:
+        self.run, self.lease, self.stage = run, lease, stage
+        self.fingerprint, self.processes, self.progress = fingerprint, processes, progress
+        self.started_s = time.time()
+        self.schedule = Schedule(run.protect.max_loss_s, run.protect.write_budget_bytes, safe_s=self.started_s)
+        self.result = Drained(run.protect.max_loss_s)
+        self.newest: Checkpoint | None = None
+        self.durable: Path | None = None
+        self.is_draining = False
+        self._changed_s: dict[Checkpoint, float] = {}
+        self._complete: dict[Checkpoint, dict[str, str]] = {}  # each with the progress at that time
+        self._dealt_with: set[Checkpoint] = set()
+        self._retry_s = 0.0
+        self._told: str | None = None
+        self._bring_last = False
+        self._stop, self._cancel = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="drain", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch for checkpoints."""
+        self._thread.start()
+
+    def finish(self, bring_newest: bool) -> None:
+        """Have it end, now that the trainer has: with a last look, and with the newest checkpoint if that is wanted."""
+        self._bring_last = bring_newest
+        if not bring_newest:
+            self._cancel.set()
+        self._stop.set()
+
+    def cancel(self) -> None:
+        """Have it end at once."""
+        self._cancel.set()
+
+    def has_ended(self, wait_s: float) -> bool:
+        """Wait up to `wait_s` for its end; return whether it came."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def age_s(self) -> float:
+        """Return how much training, in seconds, a power cut would cost now."""
+        return max(0.0, time.time() - self.schedule.safe_s)
+
+    def _work(self) -> None:
+        # Both of these hold for a thread: setpriority(2), NOTES; ioprio_set(2).
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        psutil.Process(threading.get_native_id()).ionice(psutil.IOPRIO_CLASS_IDLE)
+        try:
+            wait_s = _TICK_S
+            while not self._stop.wait(wait_s):
+                wait_s = self._work_once()
+            self._note_age()
+            self._look(settle=False)
+            if self._bring_last and self.schedule.max_loss_s is not None and not self._cancel.is_set():
+                self._bring_newest()
+        except Exception:
+            log.exception(
+                "run %s: no more checkpoints are brought home, a defect of RamTrain; the training goes on", self.run.run
+            )
+
+    def _work_once(self) -> float:
+        """Look, and bring the newest checkpoint home if it is due; return how long to wait, in seconds."""
+        began = time.monotonic()
+        try:
+            self._look()
+        except OSError as error:
+            self._tell_once(f"its checkpoints cannot be looked for: {error}")
+        wait_s = (time.monotonic() - began) / _LOOKING_SHARE
+        self._note_age()
+        self._bring_if_due()
+        self._note_age()
+        return max(_TICK_S, min(wait_s, (self.schedule.max_loss_s or wait_s) / 10))
+
+    def _note_age(self) -> None:
+        newest_s = self.schedule.newest_s or self.started_s
+        self.result.worst_loss_s = max(self.result.worst_loss_s, round(self.age_s(), 3))
+        self.result.longest_spacing_s = max(self.result.longest_spacing_s, round(time.time() - newest_s, 3))
+
+    def _look(self, settle: bool = True) -> None:
+        """See which checkpoints there are, and which of them are complete."""
+        now, upper = time.monotonic(), Path(self.stage.layers[0])
+        found = find_checkpoints(self.stage, self.run.products.checkpoints)
+        self._changed_s = {checkpoint: self._changed_s.get(checkpoint, now) for checkpoint in found}
+        for checkpoint in reversed(found):
+            if checkpoint in self._complete:
+                continue
+            if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
+                continue
+            if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint):
+                self._complete[checkpoint] = self.progress()
+                self.schedule.saw(checkpoint.saved_s, time.time())
+        self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
+
+    def _is_written_to(self, checkpoint: Checkpoint) -> bool:
+        return not written_to(self.processes(), self.stage.ram).isdisjoint(path for path, _ in checkpoint.files)
+
+    def _bring_if_due(self) -> None:
+        now_s = time.time()
+        if self.newest is None or self.newest in self._dealt_with or now_s < self._retry_s:
+            return
+        if not self.schedule.is_due(now_s):
+            return
+        if not self.schedule.allows(now_s):
+            until = time.strftime("%X", time.localtime(self.schedule.budget_free_s))
+            bound = format_timespan(self.schedule.max_loss_s or 0)
+            self._tell_once(
+                f"protect.write_budget leaves no room for a durable checkpoint until {until}; until then a power cut "
+                f"may cost more than max_loss, {bound}"
+            )
+            return
+        self._bring_newest()
+
+    def _bring_newest(self) -> None:
+        checkpoint = self.newest
+        if checkpoint is None or checkpoint in self._dealt_with or checkpoint.saved_s <= self.schedule.safe_s:
+            return
+        began_s, before = time.time(), own_writes()
+        self.is_draining = True
+        try:
+            fingerprint = self.fingerprint()
+            if find_twin(self.run.run, checkpoint, self.stage, fingerprint):
+                self.result.duplicates += 1
+                self._dealt_with.add(checkpoint)
+                return
+            progress = self._complete[checkpoint]
+            self.durable = bring_home(
+                self.run.run,
+                checkpoint,
+                self.stage,
+                self.lease,
+                self.run.products,
+                about=lambda: shelf.about(checkpoint.path, checkpoint.saved_s, progress, fingerprint),
+                confirm=lambda: self._confirm(checkpoint),
+                report=lambda *_: self._stop_if_cancelled(),
+            )
+            self._note_age()
+            self._dealt_with.add(checkpoint)
+            self.result.checkpoints += 1
+            took_s = time.time() - began_s
+            self.schedule.drained(checkpoint.saved_s, began_s, took_s, checkpoint.size_bytes)
+            self.result.longest_drain_s = max(self.result.longest_drain_s, round(self.schedule.notice_s + took_s, 3))
+            self._told = None
+            size = format_size(checkpoint.size_bytes, binary=True)
+            log.info("run %s: durable checkpoint %s, %s in %.1f s", self.run.run, self.durable, size, took_s)
+            shelf.prune(self.run.run, fingerprint, self.run.protect.keep)
+        except Dropped as reason:
+            self.result.dropped += 1
+            self._dealt_with.add(checkpoint)
+            log.debug("run %s: dropped: %s", self.run.run, reason)
+        except _Cancelled:
+            log.debug("run %s: a durable checkpoint was not completed", self.run.run)
+        except (OSError, RamTrainError) as error:
+            self._retry_s = time.time() + min(_RETRY_S, self.schedule.max_loss_s or _RETRY_S)
+            self._tell_once(
+                f"no durable checkpoint could be written: {error}. The training goes on; a power cut may cost more "
+                f"than max_loss until this is mended"
+            )
+        finally:
+            self.is_draining = False
+            self.result.disk_bytes += own_writes().since(before).disk_bytes
+            self.result.skipped = sum(
+                1 for seen in self._complete if seen not in self._dealt_with and seen.saved_s < self.schedule.safe_s
+            )
+
+    def _confirm(self, checkpoint: Checkpoint) -> None:
+        self._stop_if_cancelled()
+        if self._is_written_to(checkpoint):
+            raise Dropped(f"{checkpoint.path} has been opened for writing again")
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancel.is_set():
+            raise _Cancelled
+
+    def sight(self, started_s: float, has_ended: bool, used_bytes: int, written: ProcessWrites) -> Sighting:
+        """Return what there is to see now."""
+        return Sighting(
+            seen_s=time.time(),
+            started_s=started_s,
+            has_ended=has_ended,
+            progress=dict(self.progress()),
+            checkpoints={checkpoint.path: dict(said) for checkpoint, said in list(self._complete.items())},
+            newest=self.newest.path if self.newest else None,
+            newest_s=self.newest.saved_s if self.newest else None,
+            durable=str(self.durable) if self.durable else None,
+            safe_s=self.schedule.safe_s,
+            max_loss_s=self.schedule.max_loss_s,
+            worst_loss_s=self.result.worst_loss_s,
+            used_bytes=used_bytes,
+            kept_off_bytes=max(0, written.logical_bytes - written.disk_bytes - self.result.disk_bytes),
+        )
+
+    def _tell_once(self, message: str) -> None:
+        if message != self._told:
+            log.warning("run %s: %s", self.run.run, message)
+        self._told = message
+
+
+class _Cancelled(RamTrainError):
+    """The drain is to end at once."""

@@ -1,0 +1,157 @@
+"""The durable checkpoints of a run, results/<run>/checkpoints: which there are, how one is used, when one goes.
+
+Each is a folder, whole or absent: `project/` holds the checkpoint's files, what it cannot be resumed without and the
+trainer's logs, under their paths in the project; `train.log` the trainer's output; `manifest.json` the hashes, when it
+was saved, and the fingerprint of the training. One that is not to be gone on with has a name with a word before it:
+`failed-`, `aside-`, `kept-`. `attempt.json` beside them says when the training was last seen alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from humanfriendly import format_size
+
+from ramtrain.durable import Kept, fetch, make_folders, read_manifest, remove, set_aside, sweep_all
+from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
+from ramtrain.ramdisk import Lease
+from ramtrain.staging import Stage
+
+log = logging.getLogger(__name__)
+
+RESULTS = Path("results")
+TRAINER_LOG = "train.log"
+IN_PROJECT = "project/"
+_ATTEMPT = "attempt.json"
+
+
+@dataclass(frozen=True)
+class DurableCheckpoint:
+    """A checkpoint on the disk: its folder, its path in the project, when it was saved (seconds since the epoch)."""
+
+    folder: Path
+    checkpoint: str
+    saved_s: float
+    progress: dict[str, str]
+    fingerprint: Fingerprint
+    files: list[Kept]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all its files."""
+        return sum(file.bytes for file in self.files)
+
+
+def home(run: str) -> Path:
+    """Return the folder of the run's results."""
+    return RESULTS / run
+
+
+def shelf(run: str) -> Path:
+    """Return the folder of the run's durable checkpoints."""
+    return home(run) / "checkpoints"
+
+
+def attempt(run: str) -> Path:
+    """Return the file that says when the run was last seen alive."""
+    return shelf(run) / _ATTEMPT
+
+
+def name_of(checkpoint: str, saved_s: float) -> str:
+    """Return the folder name of a durable checkpoint; by it they sort in the order in which they were saved."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(saved_s))
+    return f"{stamp}.{int(saved_s * 1000) % 1000:03}-{PurePosixPath(checkpoint).name}"
+
+
+def about(checkpoint: str, saved_s: float, progress: Mapping[str, str], fingerprint: Fingerprint) -> dict[str, Any]:
+    """Return what the manifest of a durable checkpoint says beside its files."""
+    return {
+        "checkpoint": checkpoint,
+        "saved_s": saved_s,
+        "progress": dict(progress),
+        "fingerprint": asdict(fingerprint),
+    }
+
+
+def durable_checkpoints(run: str) -> list[DurableCheckpoint]:
+    """Return what may be gone on with, the newest first; what cannot be read is named in the log and left."""
+    found = []
+    for folder in shelf(run).glob("[0-9]*"):
+        try:
+            content = read_manifest(folder)
+            found.append(
+                DurableCheckpoint(
+                    folder=folder,
+                    checkpoint=content["checkpoint"],
+                    saved_s=content["saved_s"],
+                    progress=content["progress"],
+                    fingerprint=Fingerprint(**content["fingerprint"]),
+                    files=content["files"],
+                )
+            )
+        except (RamTrainError, KeyError, TypeError) as error:
+            log.warning("run %s: %s is no durable checkpoint that can be used: %s", run, folder, error)
+    return sorted(found, key=lambda durable: durable.saved_s, reverse=True)
+
+
+def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
+    """Copy a durable checkpoint to where the trainer expects it, checking its hashes on the way.
+
+    Raises:
+        RamTrainError: it is not what was kept.
+        OSError: it cannot be read, or the RAM disk has no room for it.
+    """
+    upper = Path(stage.layers[0])
+    for file in durable.files:
+        if file.path.startswith(IN_PROJECT):
+            path = PurePosixPath(file.path.removeprefix(IN_PROJECT))
+            _make_parents(path, upper, Path(stage.project))
+            fetch(durable.folder, file, upper / path)
+        elif not (Path(lease.folder) / file.path).exists():
+            fetch(durable.folder, file, Path(lease.folder) / file.path)
+
+
+def _make_parents(path: PurePosixPath, upper: Path, project: Path) -> None:
+    for parent in reversed(path.parents):
+        if not (upper / parent).exists():
+            make_folders(upper / parent)
+            if (project / parent).is_dir():
+                shutil.copymode(project / parent, upper / parent)
+
+
+def prune(run: str, fingerprint: Fingerprint, keep: int) -> None:
+    """Remove all but the `keep` newest durable checkpoints of this training."""
+    for durable in _same(run, fingerprint)[keep:]:
+        remove(durable.folder)
+
+
+def close(run: str, fingerprint: Fingerprint, keep: int) -> None:
+    """Remove the durable checkpoints of a training whose model is at home, but for the `keep` newest."""
+    same = _same(run, fingerprint)
+    for durable in same[:keep]:
+        kept = set_aside(durable.folder, "kept")
+        log.info("run %s: the durable checkpoint %s stays", run, kept)
+    for durable in same[keep:]:
+        remove(durable.folder)
+    if same[keep:]:
+        size = format_size(sum(durable.size_bytes for durable in same[keep:]), binary=True)
+        names = ", ".join(durable.folder.name for durable in same[keep:])
+        log.info("run %s: the model is at home; its durable checkpoints are removed: %s, %s", run, names, size)
+    attempt(run).unlink(missing_ok=True)
+    if shelf(run).is_dir():
+        sweep_all(shelf(run))
+        if others := sorted(folder.name for folder in shelf(run).iterdir() if folder.name[0] != "."):
+            log.info("run %s: in %s there stay %s", run, shelf(run), ", ".join(others))
+        else:
+            shelf(run).rmdir()
+
+
+def _same(run: str, fingerprint: Fingerprint) -> list[DurableCheckpoint]:
+    return [durable for durable in durable_checkpoints(run) if not fingerprint.changes(durable.fingerprint)]

@@ -1,0 +1,357 @@
+"""Every ending of a training, really caused: nothing is left over, the disk is whole, what is said finishes the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import needs_root
+from workplace import EPOCHS, RUN, Workplace, resuming_config, state_of
+
+CGROUPS = Path("/sys/fs/cgroup/memory")
+
+
+def kill_snakemake(place: Workplace) -> None:
+    place.snakemake.kill()
+
+
+def kill_script(place: Workplace) -> None:
+    place.process("train_run.py", "scripts").kill()
+
+
+def kill_keeper(place: Workplace) -> None:
+    place.process("ramtrain.keeper").kill()
+
+
+def kill_trainer(place: Workplace) -> None:
+    place.process("train.py", "--epochs").kill()
+
+
+def signal_group(number: signal.Signals) -> Callable[[Workplace], None]:
+    return lambda place: os.killpg(place.snakemake.pid, number)
+
+
+def signal_snakemake(number: signal.Signals) -> Callable[[Workplace], None]:
+    return lambda place: place.snakemake.send_signal(number)
+
+
+KILLS = {
+    "SIGKILL of Snakemake": (kill_snakemake, "the trainer was ended by the end of Snakemake"),
+    "SIGKILL of the script": (kill_script, "There is something in RAM"),
+    "SIGKILL of the keeper": (kill_keeper, "the process that kept the trainer was killed"),
+    "SIGKILL of the trainer": (kill_trainer, "the trainer was killed by SIGKILL"),
+    "Ctrl-C to the group": (signal_group(signal.SIGINT), "the trainer was ended by "),
+    "SIGTERM to the group": (signal_group(signal.SIGTERM), "the trainer was ended by "),
+    "SIGHUP to the group": (signal_group(signal.SIGHUP), "the trainer was ended by SIGHUP"),
+    "SIGTERM to Snakemake alone": (signal_snakemake(signal.SIGTERM), "the trainer was ended by a signal to Snakemake"),
+    "SIGINT to Snakemake alone": (signal_snakemake(signal.SIGINT), "the trainer was ended by a signal to Snakemake"),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_by_force(kill: str, workplace: Workplace) -> None:
+    cause, said = KILLS[kill]
+    workplace.start()
+    workplace.wait_for("overlay/upper/output/run/checkpoint_3.pth")
+    cause(workplace)
+    assert workplace.wait() != 0
+    workplace.wait_for_nobody()
+    workplace.check_disk()
+    assert said in workplace.said()
+    if kill != "SIGKILL of the script":  # it had no time to say where
+        assert "Its newest checkpoint is output/run/checkpoint_" in workplace.said()
+    again = workplace.type_what_is_said(workplace.said())
+    assert "mount_ramdisk" not in again, "what was mounted and staged is gone on with"
+    record = workplace.check_finished()
+    assert record["protection"]["resumed_from"].startswith("output/run/checkpoint_")
+    assert record["protection"]["lost_s"] < 3
+    assert record["protection"]["lost_steps"] in ((0, 1, 2) if kill != "SIGKILL of the script" else (0, 1, 2, None))
+
+
+@pytest.mark.parametrize("kill", ["SIGKILL of the script", "Ctrl-C to the group"])
+def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
+    workplace.start()
+    workplace.wait_for("results/resuming/checkpoints/attempt.json")
+    KILLS[kill][0](workplace)
+    workplace.wait()
+    workplace.wait_for_nobody()
+    workplace.reboot()
+    workplace.check_disk()
+    workplace.type_what_is_said(workplace.said())
+    record = workplace.check_finished()
+    assert "the durable checkpoint" in record["protection"]["resumed_source"]
+    assert record["protection"]["lost_s"] is not None
+    epochs = [int(number) for number in re.findall(r"EPOCH: (\d+)/", (workplace.results / "train.log").read_text())]
+    first = int(re.findall(r"_(\d+)\.pth", record["protection"]["resumed_from"])[0]) + 1
+    before, after = epochs[: epochs.index(first, -(EPOCHS - first + 1))], list(range(first, EPOCHS + 1))
+    assert epochs == before + after, "it goes on with the epoch after the checkpoint's"
+    assert before == list(range(1, len(before) + 1)), "the log of before came back as well"
+    assert len(before) >= first - 1
+
+
+def test_success(workplace: Workplace) -> None:
+    workplace.start(pause_s=0.4)
+    assert workplace.wait() == 0, workplace.said()
+    workplace.wait_for_nobody()
+    record = workplace.check_finished()
+    drain, protection = record["writes"]["drain"], record["protection"]
+    assert 1 <= drain["checkpoints"] < EPOCHS
+    assert drain["skipped"] >= 1
+    assert protection["resumed_from"] is None
+    spacing_s = max(protection["max_loss_s"], protection["longest_spacing_s"])
+    assert protection["worst_loss_s"] <= spacing_s + protection["longest_drain_s"] + 1
+    assert "the model is at home; its durable checkpoints are removed: 2" in workplace.said()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("exit@6", "the trainer failed with exit status 1"), ("kill@6", "the trainer was killed by SIGKILL")],
+)
+def test_the_trainer_fails(fault: str, said: str, workplace: Workplace) -> None:
+    workplace.start(pause_s=0.1, FAULT=fault)
+    assert workplace.wait() != 0
+    workplace.wait_for_nobody()
+    workplace.check_disk()
+    assert said in workplace.said()
+    assert "Its newest checkpoint is output/run/checkpoint_5.pth, still in RAM" in workplace.said()
+    assert "On the disk is output/run/checkpoint_5.pth" in workplace.said()
+    workplace.type_what_is_said(workplace.said())
+    record = workplace.check_finished()
+    assert record["protection"]["resumed_from"] == "output/run/checkpoint_5.pth"
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """Return a cgroup whose memory ends at 64 MB."""
+    folder = CGROUPS / f"ramtrain-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / "memory.limit_in_bytes").write_text(str(64 << 20))
+    except OSError as error:
+        pytest.skip(f"needs a cgroup (v1) for memory: {error}")
+    yield folder
+    folder.rmdir()
+
+
+@needs_root("makes a cgroup")
+def test_out_of_memory_in_a_cgroup(cgroup: Path, workplace: Workplace) -> None:
+    workplace.start(pause_s=0.1, FAULT="memory@6", CGROUP=cgroup.name)
+    assert workplace.wait() != 0
+    workplace.wait_for_nobody()
+    workplace.check_disk()
+    assert "the trainer was killed by SIGKILL" in workplace.said()
+    assert "ran out of memory" in workplace.said()
+    workplace.type_what_is_said(workplace.said())
+    workplace.check_finished()
+
+
+@needs_root("only a tmpfs of its own can be filled without filling another's")
+def test_the_ram_disk_is_full(workplace: Workplace, resuming: Path) -> None:
+    workplace.start(pause_s=0.1, FAULT="full@6")
+    assert workplace.wait() != 0
+    workplace.check_disk()
+    assert "Its RAM disk of 64 MiB is full: give ramdisk.size more" in workplace.said()
+    workplace.configure(resuming_config(resuming, **{"ramdisk.size": "128M"}))
+    again = workplace.type_what_is_said(workplace.said())
+    assert "mount_ramdisk" not in again
+    record = workplace.check_finished()
+    assert record["ramdisk"]["size_bytes"] == 128 << 20
+    assert record["protection"]["resumed_from"] == "output/run/checkpoint_5.pth"
+
+
+def test_the_results_are_deleted_meanwhile(workplace: Workplace) -> None:
+    workplace.start()
+    workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
+    shutil.rmtree(workplace.workdir / "results")
+    assert workplace.wait() == 0, workplace.said()
+    workplace.check_finished()
+
+
+def test_unmount_brings_the_newest_checkpoint_home_and_train_goes_on_from_it(workplace: Workplace) -> None:
+    workplace.start()
+    workplace.wait_for("overlay/upper/output/run/checkpoint_4.pth")
+    kill_trainer(workplace)
+    workplace.wait()
+    said = workplace.type_what_is_said(workplace.said(), target="unmount")
+    assert f"run {RUN}: its newest checkpoint, output/run/checkpoint_" in said
+    assert not workplace.ram.parent.exists()
+    workplace.check_disk()
+    assert workplace.run("train", "--configfile", str(workplace.configfile)).returncode == 0
+    assert "the durable checkpoint" in workplace.check_finished()["protection"]["resumed_source"]
+
+
+def test_unmount_needs_neither_config_nor_run(workplace: Workplace) -> None:
+    workplace.start(pause_s=0.05, FAULT="exit@6")
+    workplace.wait()
+    workplace.configfile.unlink()
+    (workplace.ram.parent / "half").mkdir()
+    (workplace.ram.parent / "not ours").mkdir()
+    (workplace.ram.parent / "not ours/file").touch()
+    ended = workplace.run("unmount", "--config", "nothing=known")
+    assert ended.returncode != 0
+    assert "not ours has no mark" in ended.stdout
+    assert not (workplace.ram.parent / "half").exists()
+    assert f"run {RUN}: its newest checkpoint, output/run/checkpoint_5.pth" in ended.stdout
+    (durable,) = workplace.results.glob("checkpoints/[0-9]*")
+    assert (durable / "project/output/run/config.json").is_file()
+    assert (durable / "project/output/run/trainer_0_log.txt").read_text().endswith("epoch 5\n")
+    workplace.check_disk()
+    shutil.rmtree(workplace.ram.parent)
+
+
+def test_unmount_exports_what_had_finished(workplace: Workplace, resuming: Path) -> None:
+    workplace.configure(resuming_config(resuming, **{"project.model": ["output/run/*.pth", "no such"]}))
+    workplace.start(pause_s=0)
+    assert workplace.wait() != 0
+    workplace.configure(resuming_config(resuming))
+    said = workplace.run("unmount").stdout
+    assert "'no such' matches nothing" in said, "it goes by the globs that the training began with"
+    assert not workplace.ram.parent.exists()
+    assert state_of(next(workplace.results.glob("checkpoints/[0-9]*/project/output/run/checkpoint_12.pth")))
+
+
+def test_discard_throws_away_and_says_what(workplace: Workplace) -> None:
+    workplace.start(pause_s=0.05, FAULT="exit@6")
+    workplace.wait()
+    said = workplace.run("unmount", "--config", "discard=true").stdout
+    assert f"run {RUN}: thrown away as asked: all that it wrote, 4 files of 1 MiB" in said
+    assert not workplace.ram.parent.exists()
+
+
+def test_a_changed_training_starts_clean_and_the_earlier_model_stays(workplace: Workplace, resuming: Path) -> None:
+    workplace.start(pause_s=0)
+    assert workplace.wait() == 0
+    first = workplace.check_finished()
+    changed = resuming_config(resuming)
+    changed["project"]["command"] += ["--lr", "0.2"]
+    workplace.configure(changed)
+    workplace.start()
+    workplace.wait_for("overlay/upper/output/run/checkpoint_3.pth")
+    kill_trainer(workplace)
+    workplace.wait()
+    changed["project"]["command"][-1] = "0.3"
+    workplace.configure(changed)
+    said = workplace.run("train", "--configfile", str(workplace.configfile), FAULT="exit@2").stdout
+    assert "the training was changed (command) and starts anew" in said
+    assert state_of(workplace.results / "model/best_model.pth") == state_of_first(first, workplace)
+    (aside,) = [
+        folder
+        for folder in workplace.results.glob("checkpoints/[0-9]*")
+        if "0.2" in json.loads((folder / "manifest.json").read_text())["fingerprint"]["training"]["command"]
+    ]
+    assert str(aside.relative_to(workplace.workdir)) in said
+    ended = workplace.run("train", "--configfile", str(workplace.configfile))
+    assert ended.returncode == 0, ended.stdout
+    assert f"there stay {aside.name}" in ended.stdout
+    shutil.rmtree(aside)
+    workplace.check_finished(lr="0.3")
+
+    changed["project"]["command"][-1] = "0.2"
+    (resuming / "notes.txt").write_text("an input")
+    workplace.configure(changed)
+    dry = workplace.run("train", "--configfile", str(workplace.configfile), "--dry-run").stdout
+    assert "Params have changed" in dry
+
+
+def state_of_first(record: dict, workplace: Workplace) -> str:
+    (model,) = record["model"]
+    assert model["path"] == "model/best_model.pth"
+    return state_of(workplace.results / model["path"])
+
+
+def test_changed_inputs_start_clean_unless_told_otherwise(workplace: Workplace, resuming: Path) -> None:
+    workplace.start(pause_s=0.05, FAULT="exit@6")
+    workplace.wait()
+    (resuming / "train.py").write_text((resuming / "train.py").read_text() + "# mended\n")
+    said = workplace.run("train", "--configfile", str(workplace.configfile), FAULT="exit@3").stdout
+    assert "the training was changed (train.py) and starts anew" in said
+    assert "--config resume=always" in said
+    ended = workplace.run("train", "--configfile", str(workplace.configfile), "--config", "resume=always")
+    assert ended.returncode == 0, ended.stdout
+    assert "going on from output/run/checkpoint_" in ended.stdout
+    shutil.rmtree(workplace.results / "checkpoints", ignore_errors=True)
+    workplace.check_finished()
+
+
+@pytest.mark.parametrize("spoilt", ["cannot be loaded", "is not what was kept"])
+def test_a_bad_checkpoint_is_marked_and_an_older_one_taken(spoilt: str, workplace: Workplace, resuming: Path) -> None:
+    config = resuming_config(resuming, **{"protect.keep": 2})
+    config["project"]["command"] += ["--keep", "2"]
+    workplace.configure(config)
+    workplace.start(pause_s=0.8, FAULT="exit@6")
+    workplace.wait()
+    if spoilt == "cannot be loaded":
+        for newest in workplace.ram.glob("overlay/upper/output/run/checkpoint_5.pth"):
+            with zipfile.ZipFile(newest, "w") as archive:
+                archive.writestr("data.pkl", "{}")
+        shutil.rmtree(workplace.results / "checkpoints")  # else the same is taken from there
+    else:
+        workplace.reboot()
+        durable = sorted(workplace.results.glob("checkpoints/[0-9]*"))
+        assert len(durable) == 2
+        with (durable[-1] / "project/output/run/checkpoint_5.pth").open("r+b") as file:
+            file.write(b"spoilt")
+    ended = workplace.run("train", "--configfile", str(workplace.configfile))
+    assert ended.returncode == 0, ended.stdout
+    assert "going on from output/run/checkpoint_4.pth" in ended.stdout, ended.stdout
+    assert "checkpoint_5.pth" in ended.stdout
+    (failed,) = workplace.results.glob("checkpoints/failed-*")
+    assert failed.name in ended.stdout
+    shutil.rmtree(failed)
+    record = workplace.check_finished()
+    assert record["protection"]["resumed_from"] == "output/run/checkpoint_4.pth"
+
+
+def test_when_none_can_be_loaded_they_stay_and_it_is_said_how_to_start_anew(workplace: Workplace) -> None:
+    workplace.start(pause_s=0.05, FAULT="exit@6")
+    workplace.wait()
+    (newest,) = workplace.ram.glob("overlay/upper/output/run/checkpoint_5.pth")
+    with zipfile.ZipFile(newest, "w") as archive:
+        archive.writestr("data.pkl", "{}")
+    shutil.rmtree(workplace.results / "checkpoints")
+    for _ in range(2):
+        ended = workplace.run("train", "--configfile", str(workplace.configfile))
+        assert ended.returncode != 0
+        assert "It could not go on from any of its checkpoints (output/run/checkpoint_5.pth)" in ended.stdout
+        assert newest.exists(), "it is not marked: the fault may be another's"
+    line = next(line for line in ended.stdout.splitlines() if "resume=never" in line)
+    again = workplace.run(*shlex.split(line)[3:])
+    assert again.returncode == 0, again.stdout
+    shutil.rmtree(workplace.results / "checkpoints", ignore_errors=True)  # what was set aside stays
+    workplace.check_finished()
+
+
+def test_status_tells_of_a_training_while_snakemake_holds_its_lock(workplace: Workplace) -> None:
+    workplace.start(FAULT="stall@4")
+    workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
+    time.sleep(1.5)
+    entry = json.loads(status("--json", place=workplace))
+    assert entry["run"] == RUN
+    assert entry["is_training"]
+    assert entry["newest"] == "output/run/checkpoint_3.pth"
+    assert entry["durable"].startswith("results/resuming/checkpoints/")
+    assert 0 <= entry["at_stake_s"] < 60
+    assert entry["max_loss_s"] == 2
+    assert entry["kept_off_bytes"] >= 0
+    assert entry["used_bytes"] <= entry["size_bytes"] == 64 << 20
+    assert "checkpoint_3.pth" in status(place=workplace)
+
+
+def status(*arguments: str, place: Workplace) -> str:
+    """Return what `python -m ramtrain status` says of this workplace."""
+    argv = [sys.executable, "-m", "ramtrain", "status", *arguments]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    if "--json" in arguments:
+        return json.dumps(next(entry for entry in json.loads(said) if entry["workdir"] == str(place.workdir)))
+    return said
