@@ -79,10 +79,10 @@ def check_folder(folder: Path) -> None:
 class Workplace:
     """A working directory with a config, in which Snakemake is called as a user calls it."""
 
-    def __init__(self, workdir: Path, config: dict[str, Any]) -> None:
+    def __init__(self, workdir: Path, config: dict[str, Any], run: str = RUN) -> None:
         self.workdir = workdir
-        self.results = workdir / "results" / RUN
-        self.ram = ram_root(workdir) / RUN
+        self.results = workdir / "results" / run
+        self.ram = ram_root(workdir) / run
         self.configfile = workdir / "my.yaml"
         self.output = workdir / "output.txt"
         self.snakemake: psutil.Popen | None = None

@@ -14,7 +14,7 @@ from ramtrain.export import export_model, keep_log, spoilt_at_home
 from ramtrain.ramdisk import MARK, Lease, check_free, only_one, ram_root, release
 from ramtrain.record import Steps
 from ramtrain.salvage import NOTHING, Saved, save_files, save_newest, save_state, whole_model, written
-from ramtrain.shelf import home
+from ramtrain.shelf import export_file, home
 from ramtrain.staging import Begun, current_stage
 from ramtrain.supervise import Training
 
@@ -64,7 +64,7 @@ def rescue(lease: Lease, discard: bool) -> list[Saved]:
 
 def _is_home(lease: Lease) -> bool:
     """Whether the export of this very RAM disk has been completed, and is still there."""
-    export = home(lease.run) / "export.json"
+    export = export_file(lease.run)
     if not export.exists():
         return False
     try:
@@ -93,7 +93,7 @@ def _bring_home(lease: Lease) -> list[Saved]:
             log.warning("%s", error)
         else:
             # With it `train` has nothing left to do but the record.
-            Steps(lease, stage, Training.read(trained), exported).write(home(lease.run) / "export.json")
+            Steps(lease, stage, Training.read(trained), exported).write(export_file(lease.run))
             size_bytes = sum(file.bytes for file in exported.model)
             return [Saved("its model", home(lease.run) / "model", len(exported.model), size_bytes)]
     if newest := save_newest(lease, stage, begun):

@@ -54,6 +54,11 @@ def home(run: str) -> Path:
     return RESULTS / run
 
 
+def export_file(run: str) -> Path:
+    """Return the file that says what the run's last export brought home."""
+    return home(run) / "export.json"
+
+
 def shelf(run: str) -> Path:
     """Return the folder of the run's durable checkpoints."""
     return home(run) / "checkpoints"

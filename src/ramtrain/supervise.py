@@ -23,6 +23,7 @@ from humanfriendly import format_size
 from ramtrain import caller
 from ramtrain.config import Run
 from ramtrain.drain import Drain, Drained
+from ramtrain.durable import remove
 from ramtrain.environment import ProjectState, describe_project, read_inputs
 from ramtrain.errors import RamTrainError
 from ramtrain.export import keep_log
@@ -33,7 +34,7 @@ from ramtrain.namespace import ENTER
 from ramtrain.progress import TrainingProgress
 from ramtrain.ramdisk import Lease, enlarge, only_one, temporary_folder, used_bytes
 from ramtrain.resume import Ladder, Resumed, prepare
-from ramtrain.shelf import TRAINER_LOG, attempt, durable_checkpoints, shelf
+from ramtrain.shelf import TRAINER_LOG, attempt, durable_checkpoints, export_file, shelf
 from ramtrain.sighting import SIGHTING
 from ramtrain.staging import Begun, Stage
 from ramtrain.system import PR_SET_CHILD_SUBREAPER, set_process_attribute
@@ -105,6 +106,8 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         RamTrainError: it is running already, could not be started, failed, or was told to end. Its RAM disk stays.
     """
     with only_one(run.run, Path(lease.state)), _signals() as signals, ThreadPoolExecutor(1) as background:
+        # Snakemake forgets that it had to train again when that is cut short; a missing export it does not forget.
+        remove(export_file(run.run))
         lease = enlarge(run, lease)
         inputs = background.submit(read_inputs, run.project.resolve())
 

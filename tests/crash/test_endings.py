@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import needs_root
-from workplace import EPOCHS, RUN, Workplace, resuming_config, state_of
+from workplace import EPOCHS, RUN, Workplace, expected_state, resuming_config, state_of
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 
@@ -268,6 +268,28 @@ def state_of_first(record: dict, workplace: Workplace) -> str:
     (model,) = record["model"]
     assert model["path"] == "model/best_model.pth"
     return state_of(workplace.results / model["path"])
+
+
+@pytest.mark.parametrize("kill", ["SIGKILL of Snakemake", "SIGKILL of the trainer", "SIGTERM to the group"])
+@pytest.mark.parametrize("rebooted", [False, True], ids=["", "and a reboot"])
+def test_an_interrupted_retraining_is_never_taken_for_done(
+    kill: str, rebooted: bool, workplace: Workplace, resuming: Path
+) -> None:
+    workplace.start(pause_s=0)
+    assert workplace.wait() == 0
+    changed = resuming_config(resuming, **{"protect.max_loss": "1 s"})
+    changed["project"]["command"] += ["--lr", "0.2"]
+    workplace.configure(changed)
+    workplace.start()
+    workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
+    KILLS[kill][0](workplace)
+    assert workplace.wait() != 0
+    workplace.wait_for_nobody()
+    if rebooted:
+        workplace.reboot()
+    assert state_of(workplace.results / "model/best_model.pth") == expected_state(), "the earlier model stays"
+    workplace.type_what_is_said(workplace.said())
+    assert workplace.check_finished(lr="0.2")["protection"]["resumed_from"]
 
 
 def test_changed_inputs_start_clean_unless_told_otherwise(workplace: Workplace, resuming: Path) -> None:

@@ -137,24 +137,24 @@ def test_the_table_of_runs_becomes_runs_and_a_summary(snakemake: Snakemake, work
         assert (workdir / "results" / run / "model/model.bin").read_bytes() == expected_model(seed, steps=3)
 
 
-def test_a_trainer_that_fails_leaves_its_ram_disk_and_unmount_brings_it_home(
+def test_a_trainer_without_known_checkpoints_leaves_all_it_wrote_and_unmount_brings_it_home(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
-    config = small_config(project)
+    config = small_config(project, **{"project.checkpoints": []})
     config["project"]["command"] += ["--status", "3"]
     ended = snakemake(config, "train")
     assert ended.status != 0
-    (line,) = ended.lines("run my_pr_ject_: the trainer failed")
-    assert "exit status 3" in line
-    assert "still in RAM" in line
-    assert "giving up" in ended.output
+    assert "no checkpoints are named: a power cut costs the whole training" in ended.output
+    assert "run my_pr_ject_: the trainer failed with exit status 3" in ended.output
+    assert f"What it wrote is still in RAM, {SHM}/ramtrain-" in ended.output
+    assert "  giving up\n" in ended.output
     assert "step 5 of 5" in (workdir / "results/my_pr_ject_/train.log").read_text()
-    assert list(SHM.glob(f"ramtrain-{os.geteuid()}/*/my_pr_ject_/**/checkpoint_5.bin"))
 
     rescued = snakemake(config, "unmount")
     assert rescued.status == 0, rescued.output
     (folder,) = (workdir / "results/my_pr_ject_").glob("rescued-*")
     assert (folder / "out/checkpoint_5.bin").read_bytes() == expected_model(1, steps=5)
+    assert f"all that it wrote, 2 files of 1 MiB: {folder.relative_to(workdir)}; the RAM is released" in rescued.output
 
     assert snakemake(config, "train").status != 0
     thrown = snakemake(config, "unmount", "--config", "discard=true")
@@ -172,20 +172,6 @@ def test_a_model_glob_that_matches_nothing_can_be_corrected(snakemake: Snakemake
     corrected = snakemake(small_config(project), "train")
     assert corrected.status == 0, corrected.output
     assert "train_run" not in corrected.output, "only the export is repeated"
-
-
-def test_checkpoints_that_the_adapter_does_not_know_are_not_thrown_away(
-    snakemake: Snakemake, workdir: Path, project: Path
-) -> None:
-    config = small_config(project, **{"project.trainer": "coqui"})
-    config["project"]["command"] += ["--status", "3"]
-    assert snakemake(config, "train").status != 0
-    again = snakemake(config, "train")
-    assert "none of the checkpoints in RAM is one that the adapter 'coqui' can resume" in again.output
-    assert "out/checkpoint_5.bin" in again.output
-    assert list(SHM.glob(f"ramtrain-{os.geteuid()}/*/my_pr_ject_/**/checkpoint_5.bin"))
-    assert f"snakemake --cores 1 unmount --configfile '{workdir / 'my.yaml'}'" in again.output
-    assert snakemake(config, "unmount").status == 0
 
 
 def test_a_row_that_is_taken_out_meanwhile_has_a_message(snakemake: Snakemake, workdir: Path, project: Path) -> None:
