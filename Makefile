@@ -12,8 +12,9 @@ setup: .venv/workflow
 train: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 train
 
+# Most of the time tests wait for trainers; two at a time need little more than half of it.
 test: .venv/dev examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python -m pytest
+	$(ACTIVATE) python -m pytest --numprocesses 2
 
 lint: .venv/dev
 	$(ACTIVATE) ruff check .

@@ -46,6 +46,7 @@ _TICK_S = 0.5
 # Looking for checkpoints means walking folders; it may take this share of the time.
 _LOOKING_SHARE = 0.01
 _RETRY_S = 30.0
+_ALIVE_EVERY_S = 60.0
 _DAY_S = 86400.0
 
 
@@ -242,7 +243,8 @@ class Drain:
         self.result = Drained(run.protect.max_loss_s)
         self.newest: Checkpoint | None = None
         self.durable: Path | None = None
-        self.is_draining = False
+        self.last: Sighting | None = None
+        self._alive_s = 0.0
         self._changed_s: dict[Checkpoint, float] = {}
         self._complete: dict[Checkpoint, dict[str, str]] = {}  # each with the progress at that time
         self._dealt_with: set[Checkpoint] = set()
@@ -288,6 +290,7 @@ class Drain:
             self._look(settle=False)
             if self._bring_last and self.schedule.max_loss_s is not None and not self._cancel.is_set():
                 self._bring_newest()
+            self.result.skipped += len(self._complete.keys() - self._dealt_with - {self.newest})
         except Exception:
             log.exception(
                 "run %s: no more checkpoints are brought home, a defect of RamTrain; the training goes on", self.run.run
@@ -304,7 +307,22 @@ class Drain:
         self._note_age()
         self._bring_if_due()
         self._note_age()
+        self._note_alive()
         return max(_TICK_S, min(wait_s, (self.schedule.max_loss_s or wait_s) / 10))
+
+    def _note_alive(self) -> None:
+        """Note on the disk, where there are durable checkpoints, how far the training has got."""
+        now = time.monotonic()
+        folder, max_loss_s = shelf.shelf(self.run.run), self.schedule.max_loss_s
+        if self.last is None or max_loss_s is None or now < self._alive_s or not folder.is_dir():
+            return
+        self._alive_s = now + min(_ALIVE_EVERY_S, max_loss_s)
+        before = own_writes()
+        try:
+            self.last.write(shelf.attempt(self.run.run))
+        except OSError as error:
+            self._tell_once(f"{shelf.attempt(self.run.run)} could not be written: {error}")
+        self.result.disk_bytes += own_writes().since(before).disk_bytes
 
     def _note_age(self) -> None:
         newest_s = self.schedule.newest_s or self.started_s
@@ -324,6 +342,10 @@ class Drain:
             if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint):
                 self._complete[checkpoint] = self.progress()
                 self.schedule.saw(checkpoint.saved_s, time.time())
+        for gone in self._complete.keys() - set(found):
+            del self._complete[gone]
+            self.result.skipped += gone not in self._dealt_with
+            self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
 
     def _is_written_to(self, checkpoint: Checkpoint) -> bool:
@@ -350,7 +372,6 @@ class Drain:
         if checkpoint is None or checkpoint in self._dealt_with or checkpoint.saved_s <= self.schedule.safe_s:
             return
         began_s, before = time.time(), own_writes()
-        self.is_draining = True
         try:
             fingerprint = self.fingerprint()
             if find_twin(self.run.run, checkpoint, self.stage, fingerprint):
@@ -391,11 +412,7 @@ class Drain:
                 f"than max_loss until this is mended"
             )
         finally:
-            self.is_draining = False
             self.result.disk_bytes += own_writes().since(before).disk_bytes
-            self.result.skipped = sum(
-                1 for seen in self._complete if seen not in self._dealt_with and seen.saved_s < self.schedule.safe_s
-            )
 
     def _confirm(self, checkpoint: Checkpoint) -> None:
         self._stop_if_cancelled()

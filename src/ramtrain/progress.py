@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -107,6 +108,7 @@ class TrainingProgress:
             self._show("")
 
     def _show(self, line: str) -> None:
+        line = line[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be cleared
         try:
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()

@@ -40,6 +40,7 @@ SHM = Path("/dev/shm")
 MARK = ".ramtrain.json"
 _TMPFS_SOURCE = "ramtrain"
 _MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+_MAKE_ATTEMPTS = 5
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
 
 
@@ -327,9 +328,16 @@ def _check_room(path: Path, size_bytes: int, remedy: str) -> None:
 
 def _make_private(folder: Path) -> None:
     """Make the run's folder and the two above it, each 0700, each the user's own."""
-    for part in (folder.parent.parent, folder.parent, folder):
-        part.mkdir(mode=stat.S_IRWXU, exist_ok=True)
-        check_own_folder(part)
+    for attempt in range(_MAKE_ATTEMPTS):
+        try:
+            for part in (folder.parent.parent, folder.parent, folder):
+                part.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+                check_own_folder(part)
+        except FileNotFoundError:  # another workflow, which has just ended, removed one that was empty
+            if attempt == _MAKE_ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def used_bytes(lease: Lease) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ramtrain import caller
+from ramtrain import caller, progress
 from ramtrain.config import Run, load_runs
 from ramtrain.errors import RamTrainError
 
@@ -55,9 +55,13 @@ def workflow_home(snakemake: Any) -> Path:
 
 
 def log_to(path: Path) -> None:
-    """Send messages to the terminal as they are, and to `path` with time and level."""
+    """Send messages to the terminal as they are, and to `path` with time and level, those of progress left out.
+
+    A training says every few seconds where it is; on the disk that would be what a RAM disk is there to spare.
+    """
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.addFilter(lambda record: record.name != progress.log.name)
     logging.basicConfig(level=logging.INFO, handlers=[terminal, file])

@@ -34,7 +34,7 @@ from ramtrain.namespace import ENTER
 from ramtrain.progress import TrainingProgress
 from ramtrain.ramdisk import Lease, enlarge, only_one, temporary_folder, used_bytes
 from ramtrain.resume import Ladder, Resumed, prepare
-from ramtrain.shelf import TRAINER_LOG, attempt, durable_checkpoints, export_file, shelf
+from ramtrain.shelf import TRAINER_LOG, durable_checkpoints, export_file
 from ramtrain.sighting import SIGHTING
 from ramtrain.staging import Begun, Stage
 from ramtrain.system import PR_SET_CHILD_SUBREAPER, set_process_attribute
@@ -45,7 +45,6 @@ _TICK_S = 0.5
 # Measuring a folder means walking it; it may take this share of the time.
 _MEASURING_SHARE = 0.002
 _SIGHTING_S = 1.0
-_HEARTBEAT_S = 60.0
 _SAME_SIGNAL_S = 0.5
 # A trainer that fails sooner, without a word of progress, could not load its checkpoint.
 _LOADING_S = 300.0
@@ -235,7 +234,6 @@ class _Watch:
         self.has_ended = False
         self.used_bytes = self.peak_bytes = 0
         self.next_measure = self.next_sighting = 0.0
-        self.next_heartbeat = 0.0
         self.oom_kills = _oom_kills()
         self.written = ProcessWrites(0, 0, 0)
         self.started_s = time.time()
@@ -380,17 +378,14 @@ class _Watch:
             self.written = total
 
     def _note(self) -> None:
-        """Say where the training is: on the terminal, in RAM, and once a minute beside its durable checkpoints."""
+        """Say where the training is: on the terminal, in RAM, and, through the drain, beside its checkpoints."""
         sighting = self.drain.sight(self.started_s, self.has_ended, self.used_bytes, self.written)
         self.progress.tell(sighting)
+        self.drain.last = sighting
         try:
             sighting.write(Path(self.lease.state) / SIGHTING)
-            if time.monotonic() >= self.next_heartbeat and shelf(self.run.run).is_dir():
-                every_s = min(_HEARTBEAT_S, self.run.protect.max_loss_s or _HEARTBEAT_S)
-                self.next_heartbeat = time.monotonic() + every_s
-                sighting.write(attempt(self.run.run))
         except OSError as error:
-            log.debug("run %s: %s", self.run.run, error)  # a full RAM disk, or a full disk: told where it matters
+            log.debug("run %s: %s", self.run.run, error)  # a full RAM disk is told of when the trainer has failed
 
 
 def _oom_kills() -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from workplace import RUN, Workplace, expected_state, resuming_config, state_of
 
 from ramtrain.checkpoints import is_whole_file
@@ -152,11 +153,17 @@ class PowerCuts:
         if is_killed:
             last = place.ram / f"overlay/upper/output/run/checkpoint_{_KILLED_AFTER}.pth"
             self._cut_while(lambda: place.snakemake.poll() is None and not last.exists())
-            place.process("train_run.py", "scripts").kill()
+            self._kill_script()
             self.chapter = "killed"
         self._cut_while(lambda: place.snakemake.poll() is None)
         assert (place.wait() == 0) != is_killed, place.said()
         place.wait_for_nobody()
+
+    def _kill_script(self) -> None:
+        while True:
+            with contextlib.suppress(psutil.NoSuchProcess):  # another one ended while it was looked for
+                self.place.process("train_run.py", "scripts").kill()
+                return
 
     def _salvage(self) -> None:
         self.chapter = "unmount"
