@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: setup train test lint bench clean
+.PHONY: setup train test lint status bench clean
 setup: .venv/workflow
 
 train: .venv/example examples/tiny_tts/data/metadata.csv
@@ -21,6 +21,9 @@ lint: .venv/dev
 	$(ACTIVATE) ruff format --check .
 	$(ACTIVATE) snakefmt --check Snakefile workflow
 	$(ACTIVATE) snakemake --lint
+
+status: .venv/workflow
+	$(ACTIVATE) python -m ramtrain status
 
 bench: .venv/dev examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) python tests/bench

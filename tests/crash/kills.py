@@ -515,10 +515,11 @@ def main() -> int:
         parser.error(f"{Path.cwd()} is in memory; run this in a directory on a disk")
     if options.power_cuts and (os.geteuid() != 0 or not shutil.which("mkfs.xfs")):
         parser.error("--power-cuts needs root and xfsprogs")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # Started under nohup, or in a shell's background, what is started here would ignore these as well.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    # In a shell's background it is ignored, and then what is started here would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1000)
     folder = Path(tempfile.mkdtemp(prefix=".crash-", dir=Path.cwd()))
     (folder / ".gitignore").write_text("*\n")
