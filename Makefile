@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: setup train test lint status bench clean
+.PHONY: setup train test lint status bench crash clean
 setup: .venv/workflow
 
 train: .venv/example examples/tiny_tts/data/metadata.csv
@@ -27,6 +27,9 @@ status: .venv/workflow
 
 bench: .venv/dev examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) python tests/bench
+
+crash: .venv/dev examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) python tests/crash/kills.py
 
 clean:
 	rm -rf .venv

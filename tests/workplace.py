@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import psutil
 import yaml
 
 from ramtrain.durable import read_manifest
-from ramtrain.ramdisk import MARK, Lease, ram_root
+from ramtrain.ramdisk import MARK, Lease, ram_root, remove_tree
 from ramtrain.system import mounts, run_command
 
 SNAKEFILE = Path(__file__).resolve().parents[1] / "Snakefile"
@@ -177,7 +176,7 @@ class Workplace:
             for entry in mounts():
                 if entry.point.is_relative_to(self.ram.parent):
                     run_command("umount", str(entry.point))
-            shutil.rmtree(self.ram.parent)
+            remove_tree(self.ram.parent)
 
     def check_disk(self) -> None:
         """Check that nothing on the disk has a final name and is not whole; and that RAM holds only what is named."""

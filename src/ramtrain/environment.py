@@ -88,18 +88,19 @@ def read_inputs(project: Path) -> Inputs:
     for size_bytes, path, status in found:
         total_bytes += size_bytes
         signature = f"{size_bytes} {status.st_mtime_ns}"
-        if stat.S_ISLNK(status.st_mode):
-            signature = os.readlink(project / path)
-        elif len(files) >= _MOST_INPUT_FILES or total_bytes > _MOST_INPUT_BYTES or not stat.S_ISREG(status.st_mode):
-            left_out += stat.S_ISREG(status.st_mode)
-        else:
-            try:
+        is_file = stat.S_ISREG(status.st_mode)
+        try:
+            if stat.S_ISLNK(status.st_mode):
+                signature = os.readlink(project / path)
+            elif is_file and len(files) < _MOST_INPUT_FILES and total_bytes <= _MOST_INPUT_BYTES:
                 with (project / path).open("rb") as file:
                     signature = hashlib.file_digest(file, "sha256").hexdigest()
                 files.append({"path": path, "sha256": signature})
-            except OSError as error:
-                log.warning("input %s could not be read for the record: %s", path, error.strerror)
-                left_out += 1
+            else:
+                left_out += is_file
+        except OSError as error:
+            log.warning("input %s could not be read for the record: %s", path, error.strerror)
+            left_out += is_file
         signatures.setdefault(path.split("/")[0], []).append(f"{path}\0{signature}")
     digests = {name: _digest(lines) for name, lines in sorted(signatures.items())}
     return Inputs(sorted(files, key=lambda entry: entry["path"]), left_out, digests)

@@ -206,6 +206,8 @@ def _go_on(
         except RamTrainError as error:
             failed = set_aside(start.durable.folder, "failed")
             raise RamTrainError(f"run {run.run}: {error}; it is set aside as {failed}") from None
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: {start.durable.folder} could not be put back") from None
         source = f"the durable checkpoint {start.durable.folder}"
     else:
         source = "what is still in RAM"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from humanfriendly import format_size
-from humanfriendly.tables import format_pretty_table
+from humanfriendly.tables import format_smart_table
 from tqdm import tqdm
 
 from ramtrain.ramdisk import MARK, SHM, Lease, used_bytes
@@ -58,7 +58,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     if not runs:
         return "No RAM disk of yours is there."
     columns = ["run", "RAM disk", "training", "newest checkpoint", "on the disk", "at stake", "kept off the disk"]
-    return format_pretty_table([_row(run) for run in runs], columns)
+    return format_smart_table([_row(run) for run in runs], columns)
 
 
 def _row(run: dict[str, Any]) -> list[str]:

@@ -115,9 +115,6 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
 
         _warn_unprotected(run)
         ladder = Ladder(run, lease, prepare(run, lease, stage, mine), mine)
-        # What the project holds may take a while to read; the trainer does not wait for it.
-        Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)
-        noted = background.submit(lambda: Begun(mine(), run.products).write(lease))
         for arguments in ladder.steps():
             stage = ladder.stage
             order = Order(
@@ -128,6 +125,9 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
                 namespace=stage.namespace,
                 overlays=stage.overlays,
             )
+            # What the project holds may take a while to read; the trainer does not wait for it.
+            Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)
+            noted = background.submit(lambda: Begun(mine(), run.products).write(lease))
             log.info("run %s: training; its output: tail -f %s", run.run, order.log)
             project = background.submit(lambda argv: describe_project(run, argv[0], inputs.result()), order.argv)
             watch = _Watch(run, lease, stage, order, signals, mine)

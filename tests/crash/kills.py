@@ -226,7 +226,7 @@ class Kills:
             self.seed += 1
             self.place.configure(self.place.config(self.seed))
             try:
-                self._train_and_kill(self.random.randint(1, 4))
+                self._train_and_kill(self.random.randint(2, 6))
             except (Broken, AssertionError, RamTrainError) as error:
                 self._note_broken(f"training {self.seed}, after kill {len(self.kills)}: {error}")
                 self.place.reboot()
@@ -254,10 +254,10 @@ class Kills:
             elif self.place.wait() == 0:
                 break
             elif "--unlock" in said and "locked" in said:
-                self.asked["--unlock"] += 1
+                self.asked["--unlock, as Snakemake says"] += 1
                 self.place.run("--unlock", *first)
             elif "--rerun-incomplete" in said and "--rerun-incomplete" not in arguments:
-                self.asked["--rerun-incomplete"] += 1
+                self.asked[f"--rerun-incomplete after a kill during {self.kills[-1].during}"] += 1
                 arguments = [*first, "--rerun-incomplete"]
             else:
                 raise Broken(f"{' '.join(arguments)} failed:\n{said}")
@@ -268,7 +268,7 @@ class Kills:
         try:
             *before, last = self.place.printed_command(said)
         except StopIteration:
-            self.asked["nothing printed"] += 1
+            self.asked["the same again, nothing was printed"] += 1
             return first
         for arguments in before:
             self.asked[f"{arguments[0]}, as printed"] += 1
@@ -281,7 +281,7 @@ class Kills:
         """Return when to kill, as a function of the rule whose script runs and of the seconds since the call."""
         kind = self.random.random()
         if kind < 0.5:
-            at_s = self.random.uniform(0.2, LONGEST_RUN_S)
+            at_s = self.random.uniform(1, LONGEST_RUN_S)
             return lambda rule, called_s: called_s >= at_s
         since_s: list[float] = []
         if kind < 0.8:
@@ -376,7 +376,8 @@ class Kills:
                 trained.bound_s = max(MAX_LOSS_S, trained.spacing_s) + trained.drain_s
             if source and source not in last.saved_s:
                 raise Broken(f"{last.line()}: {source} was not among {list(last.saved_s)}")
-            trained.lost_s = trained.ended_s - max(trained.began_s, last.saved_s.get(source or "", 0.0))
+            # Told to end, a trainer saves once more after the kill.
+            trained.lost_s = max(0.0, trained.ended_s - max(trained.began_s, last.saved_s.get(source or "", 0.0)))
         for kill in self.pending:
             say(kill.line())
         self.pending = []
@@ -468,7 +469,8 @@ def print_result(kills: Kills) -> None:
     for name in ("worst_loss_s", "longest_spacing_s", "longest_drain_s", "lost_s"):
         print(f"records, most: {name} {max((entry[name] or 0.0 for entry in protections), default=0.0):.1f}")
     print(f"all gone after a kill: {max((kill.gone_s for kill in kills.kills), default=0.0):.1f} s at most")
-    print(f"typed because Snakemake or RamTrain said so: {dict(kills.asked)}")
+    for what, times in sorted(kills.asked.items()):
+        print(f"typed {times} times: {what}")
     reboots = sum(kill.rebooted for kill in kills.kills)
     print(f"{len(kills.kills)} kills, {reboots} reboots, {len(kills.records)} trainings complete")
     print(f"left over: {len(kills.left)}; promises broken: {len(kills.broken)}", *kills.broken, sep="\n")
@@ -482,6 +484,8 @@ def kill_at_random(folder: Path, count: int, seed: int) -> bool:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         kills.place.reboot()
+        with contextlib.suppress(OSError):  # it holds another working directory's
+            kills.place.ram.parent.parent.rmdir()
         print_result(kills)
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return not kills.broken and not kills.left
