@@ -14,10 +14,13 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from workplace import Workplace, resuming_config, snakemake_argv
 
-from ramtrain.ramdisk import ram_root
-from ramtrain.system import mounts
+pytest.register_assert_rewrite("workplace")
+
+from workplace import Workplace, resuming_config, snakemake_argv  # noqa: E402
+
+from ramtrain.ramdisk import ram_root  # noqa: E402
+from ramtrain.system import mounts  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
 SMALL_PROJECT = REPO / "tests" / "projects" / "small"

@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -155,12 +155,10 @@ def bring_home(
             sources[f"{shelf.IN_PROJECT}{path}"] = Path(f"/proc/self/fd/{descriptor}")
         view = View([upper])
         place = PurePosixPath(checkpoint.path).parent
-        for path in view.glob(str(place / pattern) for pattern in products.companions):
-            sources.setdefault(f"{shelf.IN_PROJECT}{path}", upper / path)
-        logs = {
-            f"{shelf.IN_PROJECT}{path}": upper / path for path in view.glob(products.logs) if (upper / path).is_file()
-        }
-        logs = {path: source for path, source in logs.items() if path not in sources}
+        companions = (str(PurePosixPath(glob.escape(str(place))) / pattern) for pattern in products.companions)
+        for path, source in _plain_files(view, companions):
+            sources.setdefault(path, source)
+        logs = {path: source for path, source in _plain_files(view, products.logs) if path not in sources}
         if (output := Path(lease.folder) / shelf.TRAINER_LOG).exists():
             logs[shelf.TRAINER_LOG] = output
         _check_room(run, sum(source.stat().st_size for source in {**sources, **logs}.values()))
@@ -174,6 +172,14 @@ def bring_home(
 
         commit_folder({**sources, **logs}, folder, report, growing=logs.keys(), about=finish)
     return folder
+
+
+def _plain_files(view: View, patterns: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the files that the globs name by their path in a durable checkpoint; a link may lead out of the project."""
+    for path in view.glob(patterns):
+        source = view.layers[0] / path
+        if source.is_file() and not source.is_symlink():
+            yield f"{shelf.IN_PROJECT}{path}", source
 
 
 def find_twin(

@@ -45,13 +45,14 @@ _TICK_S = 0.5
 # Measuring a folder means walking it; it may take this share of the time.
 _MEASURING_SHARE = 0.002
 _SIGHTING_S = 1.0
-_SAME_SIGNAL_S = 0.5
+_SAME_SIGNAL_S = {False: 0.5, True: 5.0}  # it takes Snakemake a while to pass one on
 # A trainer that fails sooner, without a word of progress, could not load its checkpoint.
 _LOADING_S = 300.0
 _FULL_SHARE = 0.97
 _TAIL_LINES = 12
 
 END_OF_SNAKEMAKE = "the end of Snakemake"
+TOLD_BY_SNAKEMAKE = "a signal to Snakemake"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 
 
@@ -327,7 +328,8 @@ class _Watch:
 
     def _stop(self, reason: str, grace_s: float) -> None:
         """Have the trainer ended as its adapter says; asked a second time, at once."""
-        if self.stopped_by and time.monotonic() < self.stopped_s + _SAME_SIGNAL_S:
+        same_s = _SAME_SIGNAL_S[TOLD_BY_SNAKEMAKE in (reason, self.stopped_by)]
+        if self.stopped_by and time.monotonic() < self.stopped_s + same_s:
             return  # one Ctrl-C may reach us on two ways
         self.stopped_s = time.monotonic()
         if self.stopped_by:
@@ -411,7 +413,7 @@ class _Signals:
     def take(self) -> str:
         """Return the name of the signal that came."""
         number = signal.Signals(os.read(self.wakeup, 1)[0])
-        return "a signal to Snakemake" if number == caller.TOLD_TO_END else number.name
+        return TOLD_BY_SNAKEMAKE if number == caller.TOLD_TO_END else number.name
 
     def close(self) -> None:
         """Put the handlers back as they were."""

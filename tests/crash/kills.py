@@ -48,7 +48,6 @@ EPOCHS = 4
 SMALLER = {"encoder_channels": 192, "encoder_layers": 3, "decoder_layers": 3, "save_step": 8}
 MAX_LOSS_S = 3.0
 REBOOTS = 0.25
-LONGEST_RUN_S = 16.0
 HUNG_S = 180.0
 _SCRIPT = re.compile(r"\.(mount_ramdisk|stage_project|train_run|export_model|unmount_run)\.py$")
 _GOES_ON = re.compile(r"going on from (\S+), (?:what is still in (RAM)|the (durable checkpoint) ([^\s;]+))")
@@ -173,6 +172,7 @@ class Follower:
         self.saved_s: dict[str, float] = {}
         self.draining_s: dict[str, float] = {}
         self.seen = set(place.durable())
+        self.left = set(place.commits())  # by what was killed before
 
     def look(self) -> tuple[str, dict[str, psutil.Process]]:
         """Take in what there is now; return which rule's script runs, and what there is to be killed."""
@@ -188,6 +188,15 @@ class Follower:
                 self.drain_s = max(self.drain_s, time.time() - saved_s)
         return rule, there
 
+    def commits(self) -> set[Path]:
+        """Return what this call is about to give its name."""
+        return set(self.place.commits()) - self.left
+
+    def what(self, rule: str) -> set[str]:
+        """Return what goes on, in words."""
+        has_saved = self.began_s and any(saved_s > self.began_s for saved_s in self.saved_s.values())
+        return {rule, *(["a commit"] if self.commits() else []), *(["a checkpoint"] if has_saved else [])}
+
     def spacing_s(self) -> float:
         """Return the longest time without a new checkpoint."""
         if self.began_s is None:
@@ -199,10 +208,12 @@ class Follower:
 
     def longest_drain_s(self) -> float:
         """Return how long it took until a checkpoint was durable; one that is on its way counts so far."""
-        under_way = [
-            time.time() - path.stat().st_mtime for path in self.place.commits() if path.parent.name == "checkpoints"
-        ]
+        under_way = [time.time() - saved_s for path in self.commits() for saved_s in self._saved_as(path)]
         return max([self.drain_s, *under_way])
+
+    def _saved_as(self, partial: Path) -> list[float]:
+        """Return when the checkpoint that is copied there had been saved; nothing if it is something else."""
+        return [saved_s for path, saved_s in self.saved_s.items() if f"-{Path(path).name}." in partial.name]
 
 
 class Kills:
@@ -226,7 +237,7 @@ class Kills:
             self.seed += 1
             self.place.configure(self.place.config(self.seed))
             try:
-                self._train_and_kill(self.random.randint(2, 6))
+                self._train_and_kill(self.random.randint(3, 8))
             except (Broken, AssertionError, RamTrainError) as error:
                 self._note_broken(f"training {self.seed}, after kill {len(self.kills)}: {error}")
                 self.place.reboot()
@@ -277,27 +288,22 @@ class Kills:
                 raise Broken(f"{' '.join(arguments)}, as printed, failed:\n{ended.stdout}")
         return last
 
-    def _moment(self) -> Callable[[str, float], bool]:
-        """Return when to kill, as a function of the rule whose script runs and of the seconds since the call."""
-        kind = self.random.random()
-        if kind < 0.5:
-            at_s = self.random.uniform(1, LONGEST_RUN_S)
-            return lambda rule, called_s: called_s >= at_s
+    def _moment(self) -> Callable[[set[str], float], bool]:
+        """Return when to kill, as a function of what goes on and of the seconds since the call."""
+        rule = self.random.choice(["mount_ramdisk", "stage_project", "export_model", "unmount_run"])
+        kinds = {"no rule": 20.0, "a checkpoint": 5.0, rule: 0.7, "a commit": 0.05}
+        (which,) = self.random.choices(list(kinds), weights=[2, 3, 2, 3])
+        delay_s = self.random.uniform(0, kinds[which])
         since_s: list[float] = []
-        if kind < 0.8:
-            which = self.random.choice(["mount_ramdisk", "stage_project", "export_model", "unmount_run"])
-            delay_s = self.random.uniform(0, 0.7)
-        else:
-            which, delay_s = "a commit", self.random.uniform(0, 0.05)
 
-        def has_come(rule: str, called_s: float) -> bool:
-            if not since_s and (self.place.commits() if which == "a commit" else rule == which):
+        def has_come(what: set[str], called_s: float) -> bool:
+            if not since_s and which in what:
                 since_s.append(called_s)
             return bool(since_s) and called_s >= since_s[0] + delay_s
 
         return has_come
 
-    def _call_and_kill(self, arguments: Sequence[str], moment: Callable[[str, float], bool] | None) -> Kill | None:
+    def _call_and_kill(self, arguments: Sequence[str], moment: Callable[[set[str], float], bool] | None) -> Kill | None:
         """Call Snakemake and kill something of it at that moment; return None if it ended before."""
         self.place.call(arguments)
         follower = Follower(self.place)
@@ -306,14 +312,14 @@ class Kills:
             called_s = time.time() - follower.called_s
             if called_s > HUNG_S:
                 raise Broken(f"it hangs: {self.place.said()}")
-            if moment and moment(rule, called_s):
+            if moment and moment(follower.what(rule), called_s):
                 return self._kill(rule, there, follower)
             time.sleep(0.01)
         return None
 
     def _kill(self, rule: str, there: dict[str, psutil.Process], follower: Follower) -> Kill:
         victim = self.random.choice(sorted(there))
-        is_committing = " in the midst of a commit" if self.place.commits() else ""
+        is_committing = " in the midst of a commit" if follower.commits() else ""
         kill = Kill(
             number=len(self.kills) + 1,
             victim=victim,

@@ -33,7 +33,7 @@ _DISK_BYTES = 96 << 20
 _STORE_BYTES, _CUT_BYTES = 320 << 20, 4 << 20
 _PAUSE_S = 0.3
 _LONGEST_WAIT_S = 0.3
-_KILLED_AFTER = 6  # epochs
+_STALLED_AT, _EPOCHS_BEFORE = "stall@8", 7
 _ANNOUNCED = re.compile(rf"durable checkpoint results/{RUN}/checkpoints/\S+-checkpoint_(\d+)\.pth")
 KINDS = ("training", "exporting", "salvaging")
 
@@ -149,10 +149,9 @@ class PowerCuts:
 
     def _train(self, is_killed: bool = False) -> None:
         place, self.chapter = self.place, "train"
-        place.start(pause_s=_PAUSE_S)
+        place.start(_PAUSE_S, FAULT=_STALLED_AT if is_killed else "@0")
         if is_killed:
-            last = place.ram / f"overlay/upper/output/run/checkpoint_{_KILLED_AFTER}.pth"
-            self._cut_while(lambda: place.snakemake.poll() is None and not last.exists())
+            self._cut_while(lambda: self._epoch_in_ram() < _EPOCHS_BEFORE)
             self._kill_script()
             self.chapter = "killed"
         self._cut_while(lambda: place.snakemake.poll() is None)
@@ -160,20 +159,28 @@ class PowerCuts:
         place.wait_for_nobody()
 
     def _kill_script(self) -> None:
-        while True:
+        """Kill the script that trains, so that what it leaves in RAM is to be salvaged."""
+        while self.place.snakemake.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):  # another one ended while it was looked for
                 self.place.process("train_run.py", "scripts").kill()
                 return
 
     def _salvage(self) -> None:
         self.chapter = "unmount"
-        files = sorted(self.place.ram.glob("overlay/upper/output/run/checkpoint_*.pth"))
-        self.salvaged_epoch = max(_epoch(file.name) for file in files if is_whole_file(file))
+        self.salvaged_epoch = self._epoch_in_ram()
         with ThreadPoolExecutor(1) as background:
             unmounting = background.submit(self.place.run, "unmount")
             self._cut_while(lambda: not unmounting.done())
         assert unmounting.result().returncode == 0, unmounting.result().stdout
         assert not self.place.ram.exists()
+
+    def _epoch_in_ram(self) -> int:
+        assert self.chapter == "unmount" or self.place.snakemake.poll() is None, self.place.said()
+        epochs = [0]
+        for file in self.place.ram.glob("overlay/upper/output/run/checkpoint_*.pth"):
+            with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+                epochs += [_epoch(file.name)] if is_whole_file(file) else []
+        return max(epochs)
 
     def _cut_while(self, goes_on: Callable[[], bool]) -> None:
         self.was_in_ram = False

@@ -63,7 +63,8 @@ def test_full_while_draining(small_disk: Workplace) -> None:
     assert record["protection"]["worst_loss_s"] > record["protection"]["max_loss_s"], "and the record says so"
 
 
-def test_full_while_exporting(small_disk: Workplace) -> None:
+@pytest.mark.parametrize("target", ["train", "unmount"])
+def test_full_while_exporting(target: str, small_disk: Workplace) -> None:
     small_disk.start(pause_s=0)
     filler = fill(small_disk, leave_bytes=4 << 20)
     assert small_disk.wait() != 0
@@ -73,8 +74,12 @@ def test_full_while_exporting(small_disk: Workplace) -> None:
     assert "The model is still in RAM" in small_disk.said()
     assert not (small_disk.results / "model").exists()
     filler.unlink()
-    again = small_disk.type_what_is_said(small_disk.said())
+    again = small_disk.type_what_is_said(small_disk.said(), target)
     assert "train_run" not in again, "only the export is repeated"
+    if target == "unmount":
+        assert "run resuming: its model, 1 file of 8 MiB: results/resuming/model; the RAM is released" in again
+        again = small_disk.run("train", "--configfile", str(small_disk.configfile)).stdout
+        assert "train_run" not in again, "only the record is missing"
     small_disk.check_finished()
 
 

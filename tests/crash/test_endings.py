@@ -210,7 +210,7 @@ def test_unmount_needs_neither_config_nor_run(workplace: Workplace) -> None:
     shutil.rmtree(workplace.ram.parent)
 
 
-def test_unmount_exports_what_had_finished(workplace: Workplace, resuming: Path) -> None:
+def test_unmount_goes_by_the_globs_that_the_training_began_with(workplace: Workplace, resuming: Path) -> None:
     workplace.configure(resuming_config(resuming, **{"project.model": ["output/run/*.pth", "no such"]}))
     workplace.start(pause_s=0)
     assert workplace.wait() != 0

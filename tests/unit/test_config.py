@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import REPO, small_config
 
-from ramtrain.config import Run, check_project, complete_config, load_runs, load_trainer, parse_size
+from ramtrain.config import Protect, Run, check_project, complete_config, load_runs, load_trainer, parse_size
 from ramtrain.errors import RamTrainError
 
 GIB = 1 << 30
@@ -108,6 +108,48 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("ramdisk.size", "200%", "ramdisk.size: '200%' is more than this machine's memory of "),
         ("ramdisk.size", "1000T", "ramdisk.size: '1000T' is more than this machine's memory of "),
         ("ramdisk.size", 10**30, "is more than this machine's memory of "),
+        # how it is protected, and what it goes on from
+        ("protect", "10 min", "my.yaml: protect: '10 min' where a mapping of keys is expected."),
+        ("protect.max_los", "1 h", "my.yaml: protect.max_los: unknown key, did you mean 'max_loss'?"),
+        ("protect.max_loss", None, "my.yaml: protect.max_loss: nothing where text or a number is expected."),
+        ("protect.max_loss", True, "my.yaml: protect.max_loss: True where text or a number is expected."),
+        ("protect.max_loss", "10 parsecs", "protect.max_loss: '10 parsecs' is not a time; give a time such as 10 min"),
+        (
+            "protect.max_loss",
+            "Never",
+            "protect.max_loss: 'Never' is not a time; give a time such as 10 min, 30 s or 1 h,",
+        ),
+        ("protect.max_loss", "", "protect.max_loss: '' is not a time;"),
+        ("protect.max_loss", "-1 h", "protect.max_loss: '-1 h' is not a time;"),
+        ("protect.max_loss", -1, "protect.max_loss: -1 is not a time;"),
+        ("protect.max_loss", 0, "protect.max_loss: 0 is less than a second, or no end of time; give a time such as"),
+        ("protect.max_loss", 0.5, "protect.max_loss: 0.5 is less than a second,"),
+        ("protect.max_loss", "500 ms", "protect.max_loss: '500 ms' is less than a second,"),
+        ("protect.max_loss", float("nan"), "protect.max_loss: nan is not a time;"),
+        ("protect.max_loss", float("inf"), "protect.max_loss: inf is not a time;"),
+        pytest.param(
+            "protect.max_loss",
+            "9" * 400,
+            "is not a time;",
+            marks=pytest.mark.xfail(strict=True, raises=OverflowError, reason="reported: a traceback"),
+        ),
+        ("protect.write_budget", "x", "protect.write_budget: 'x' is not a size; give the bytes a day, such as 100G."),
+        ("protect.write_budget", "50%", "protect.write_budget: '50%' is not a size; give the bytes a day"),
+        ("protect.write_budget", -1, "protect.write_budget: -1 is not a size;"),
+        (
+            "protect.write_budget",
+            0,
+            "protect.write_budget: 0 is less than 1 MiB (a number alone is bytes); give the bytes",
+        ),
+        ("protect.write_budget", 100, "protect.write_budget: 100 is less than 1 MiB (a number alone is bytes);"),
+        ("protect.write_budget", 1.5, "protect.write_budget: 1.5 where text or a whole number or null is expected."),
+        ("protect.keep", 0, "my.yaml: protect.keep: 0 is less than the minimum of 1."),
+        ("protect.keep", "1", "my.yaml: protect.keep: '1' where a whole number is expected."),
+        ("protect.keep", None, "my.yaml: protect.keep: nothing where a whole number is expected."),
+        ("protect.keep_after_success", -1, "my.yaml: protect.keep_after_success: -1 is less than the minimum of 0."),
+        ("resume", "maybe", "my.yaml: resume: 'maybe' is not known, known are: same, always, never."),
+        ("resume", "alway", "my.yaml: resume: 'alway' is not known, did you mean 'always'?"),
+        ("resume", True, "my.yaml: resume: True is not known, known are: same, always, never."),
         # the command
         ("project.command", "", "my.yaml: project.command: is empty. The trainer, as a list"),
         ("project.command", [], "my.yaml: project.command: is empty. The trainer, as a list"),
@@ -366,3 +408,50 @@ def test_the_program_may_be_named_in_any_way(project: Path) -> None:
     (project / "go").chmod(0o755)
     for program in ("./go", str(project / "go"), "sh", sys.executable, "{ram}/go"):
         resolve(small_config(project, **{"project.command": [program]}))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("10 min", 600),
+        ("10 minutes", 600),
+        ("30 s", 30),
+        ("30s", 30),
+        ("90", 90),
+        (90, 90),
+        (1, 1),
+        (1.5, 1.5),
+        ("1 h", 3600),
+        ("1.5 h", 5400),
+        ("2 d", 172800),
+        ("never", None),
+    ],
+)
+def test_times_are_read_right(value: Any, seconds: float | None, project: Path) -> None:
+    (run,) = resolve(small_config(project, **{"protect.max_loss": value})).values()
+    assert run.protect.max_loss_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "size_bytes"),
+    [
+        ("100G", 100 * GIB),
+        ("1.5 TB", 1536 * GIB),
+        ("1M", 1 << 20),
+        (1 << 30, GIB),
+        ("10000T", 10000 << 40),
+        (None, None),
+    ],
+)
+def test_write_budgets_are_read_right(value: Any, size_bytes: int | None, project: Path) -> None:
+    (run,) = resolve(small_config(project, **{"protect.write_budget": value})).values()
+    assert run.protect.write_budget_bytes == size_bytes
+
+
+def test_a_training_is_protected_unless_told_otherwise(project: Path) -> None:
+    (run,) = resolve(small_config(project)).values()
+    assert run.protect == Protect(max_loss_s=600, write_budget_bytes=None, keep=1, keep_after_success=0)
+    assert run.resume == "same"
+    changes = {"protect.keep": 5, "protect.keep_after_success": 2, "resume": "always"}
+    (run,) = resolve(small_config(project, **changes)).values()
+    assert (run.protect.keep, run.protect.keep_after_success, run.resume) == (5, 2, "always")
