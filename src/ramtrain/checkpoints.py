@@ -56,10 +56,16 @@ class Checkpoint:
         return sum(stamp.size_bytes for _, stamp in self.files)
 
 
+# A checkpoint with such a name is none to a trainer, nor to us: cut short; hidden while an older one is tried; failed.
+INCOMPLETE, TRIED, FAILED = ".incomplete", ".ramtrain-tried", ".failed"
+
+
 def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
     """Return the checkpoints in RAM that the trainer wrote, whole or not, the newest first; links are none."""
     found = []
     for path, names in stage.written(patterns).items():
+        if path.endswith((INCOMPLETE, TRIED, FAILED)) or (Path(stage.layers[0]) / path).is_symlink():
+            continue
         with contextlib.suppress(FileNotFoundError):  # the trainer deletes some meanwhile
             status = {name: (Path(stage.layers[0]) / name).lstat() for name in sorted(names)}
             files = tuple((name, Stamp.of(of)) for name, of in status.items() if stat.S_ISREG(of.st_mode))
@@ -96,10 +102,19 @@ def _has_end(path: Path) -> bool | None:
     with path.open("rb") as file:
         start = file.read(8)
         if start.startswith(_ZIP_START):  # as PyTorch writes it: the zip file's directory comes last
-            return zipfile.is_zipfile(path)
+            return _has_directory(path)
         if path.suffix == _SAFETENSORS:
             return len(start) == 8 and size_bytes == _safetensors_size(start, file.read(_LARGEST_HEADER_BYTES))
     return None
+
+
+def _has_directory(path: Path) -> bool:
+    """Whether a zip file has its directory, and not only that of another zip file within it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return min((entry.header_offset for entry in archive.infolist()), default=-1) == 0
+    except zipfile.BadZipFile:
+        return False
 
 
 def _safetensors_size(start: bytes, header: bytes) -> int | None:

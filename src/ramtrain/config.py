@@ -161,6 +161,8 @@ def _parse_bytes(key: str, text: str | int, hint: str, total_bytes: int | None =
         raise RamTrainError(f"{key}: {text!r} is not a size; {hint}.")
     number, percent, unit = parts.groups()
     size = float(number) * ((total_bytes or 0) / 100 if percent else 1024 ** " KMGT".index(unit.upper() or " "))
+    if math.isinf(size):
+        raise RamTrainError(f"{key}: {text!r} is more than any machine has; {hint}.")
     if size < _MIB_BYTES:
         raise RamTrainError(f"{key}: {text!r} is less than 1 MiB (a number alone is bytes); {hint}.")
     return int(size)
@@ -187,7 +189,7 @@ def _parse_max_loss(text: str | float) -> float | None:
         return None
     try:
         max_loss_s = float(humanfriendly.parse_timespan(str(text)))
-    except humanfriendly.InvalidTimespan:
+    except (humanfriendly.InvalidTimespan, OverflowError):
         raise RamTrainError(f"protect.max_loss: {text!r} is not a time; {hint}.") from None
     if not 1 <= max_loss_s < math.inf:
         raise RamTrainError(f"protect.max_loss: {text!r} is less than a second, or no end of time; {hint}.")

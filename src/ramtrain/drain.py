@@ -27,7 +27,7 @@ from humanfriendly import format_size, format_timespan
 from ramtrain import shelf
 from ramtrain.checkpoints import Checkpoint, Stamp, find_checkpoints, is_whole, tells_its_end, written_to
 from ramtrain.config import Products, Run
-from ramtrain.durable import commit_folder, sweep_all
+from ramtrain.durable import Changed, commit_folder, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.meter import ProcessWrites, own_writes
@@ -48,10 +48,6 @@ _LOOKING_SHARE = 0.01
 _RETRY_S = 30.0
 _ALIVE_EVERY_S = 60.0
 _DAY_S = 86400.0
-
-
-class Dropped(RamTrainError):
-    """A checkpoint that was not the same any more when it had been copied."""
 
 
 @dataclass
@@ -136,7 +132,7 @@ def bring_home(
         confirm: called when all is copied, before it counts; raises to drop it.
 
     Raises:
-        Dropped: it changed meanwhile.
+        Changed: it was written to meanwhile, or is gone.
         RamTrainError, OSError: the disk is full, or fails; nothing is left of it.
     """
     sweep_all(shelf.shelf(run))
@@ -149,7 +145,7 @@ def bring_home(
             try:
                 descriptor = os.open(upper / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
-                raise Dropped(f"{path} is gone: {error.strerror}") from None
+                raise Changed(f"{path} is gone: {error.strerror}") from None
             opened.callback(os.close, descriptor)
             descriptors[descriptor] = stamp
             sources[f"{shelf.IN_PROJECT}{path}"] = Path(f"/proc/self/fd/{descriptor}")
@@ -166,7 +162,7 @@ def bring_home(
         def finish() -> dict[str, Any]:
             changed = any(Stamp.of(os.fstat(descriptor)) != stamp for descriptor, stamp in descriptors.items())
             if changed or _has_grown(checkpoint, view):
-                raise Dropped(f"{checkpoint.path} was written to while it was copied")
+                raise Changed(f"{checkpoint.path} was written to while it was copied")
             confirm()
             return about()
 
@@ -255,7 +251,7 @@ class Drain:
         self._complete: dict[Checkpoint, dict[str, str]] = {}  # each with the progress at that time
         self._dealt_with: set[Checkpoint] = set()
         self._retry_s = 0.0
-        self._told: str | None = None
+        self._told: object = None
         self._bring_last = False
         self._stop, self._cancel = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="drain", daemon=True)
@@ -308,7 +304,7 @@ class Drain:
         try:
             self._look()
         except OSError as error:
-            self._tell_once(f"its checkpoints cannot be looked for: {error}")
+            self._tell_once(error.errno, f"its checkpoints cannot be looked for: {error}")
         wait_s = (time.monotonic() - began) / _LOOKING_SHARE
         self._note_age()
         self._bring_if_due()
@@ -327,7 +323,7 @@ class Drain:
         try:
             self.last.write(shelf.attempt(self.run.run))
         except OSError as error:
-            self._tell_once(f"{shelf.attempt(self.run.run)} could not be written: {error}")
+            self._tell_once(error.errno, f"{shelf.attempt(self.run.run)} could not be written: {error}")
         self.result.disk_bytes += own_writes().since(before).disk_bytes
 
     def _note_age(self) -> None:
@@ -367,8 +363,9 @@ class Drain:
             until = time.strftime("%X", time.localtime(self.schedule.budget_free_s))
             bound = format_timespan(self.schedule.max_loss_s or 0)
             self._tell_once(
+                "write_budget",
                 f"protect.write_budget leaves no room for a durable checkpoint until {until}; until then a power cut "
-                f"may cost more than max_loss, {bound}"
+                f"may cost more than max_loss, {bound}",
             )
             return
         self._bring_newest()
@@ -405,7 +402,7 @@ class Drain:
             size = format_size(checkpoint.size_bytes, binary=True)
             log.info("run %s: durable checkpoint %s, %s in %.1f s", self.run.run, self.durable, size, took_s)
             shelf.prune(self.run.run, fingerprint, self.run.protect.keep)
-        except Dropped as reason:
+        except Changed as reason:
             self.result.dropped += 1
             self._dealt_with.add(checkpoint)
             log.debug("run %s: dropped: %s", self.run.run, reason)
@@ -414,8 +411,9 @@ class Drain:
         except (OSError, RamTrainError) as error:
             self._retry_s = time.time() + min(_RETRY_S, self.schedule.max_loss_s or _RETRY_S)
             self._tell_once(
+                getattr(error, "errno", type(error)),
                 f"no durable checkpoint could be written: {error}. The training goes on; a power cut may cost more "
-                f"than max_loss until this is mended"
+                f"than max_loss until this is mended",
             )
         finally:
             self.result.disk_bytes += own_writes().since(before).disk_bytes
@@ -423,7 +421,7 @@ class Drain:
     def _confirm(self, checkpoint: Checkpoint) -> None:
         self._stop_if_cancelled()
         if self._is_written_to(checkpoint):
-            raise Dropped(f"{checkpoint.path} has been opened for writing again")
+            raise Changed(f"{checkpoint.path} has been opened for writing again")
 
     def _stop_if_cancelled(self) -> None:
         if self._cancel.is_set():
@@ -447,10 +445,11 @@ class Drain:
             kept_off_bytes=max(0, written.logical_bytes - written.disk_bytes - self.result.disk_bytes),
         )
 
-    def _tell_once(self, message: str) -> None:
-        if message != self._told:
+    def _tell_once(self, what: object, message: str) -> None:
+        """Warn, unless the last warning was of the same."""
+        if what != self._told:
             log.warning("run %s: %s", self.run.run, message)
-        self._told = message
+        self._told = what
 
 
 class _Cancelled(RamTrainError):

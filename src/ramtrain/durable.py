@@ -36,6 +36,10 @@ _CHUNK_BYTES = 4 << 20
 _FLUSH_BYTES = 64 << 20
 
 
+class Changed(RamTrainError):
+    """What was to be kept is not the same any more, or gone."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """One file that is on the disk for good: its path in its folder, its size, its SHA-256."""
@@ -157,7 +161,8 @@ def commit_folder(
         about: called when all is copied; what it returns stands in the manifest, what it raises ends the commit.
 
     Raises:
-        RamTrainError: the disk gave back something else than what was written, or a source changed meanwhile.
+        Changed: a source changed meanwhile.
+        RamTrainError: the disk gave back something else than what was written.
         OSError: whatever the disk says; nothing half-done is left under a final name.
     """
     make_folders(folder.parent, disk)
@@ -362,7 +367,7 @@ def _copy(
             (after.st_size, after.st_mtime_ns),
         ]
         if not growing and len(set(seen)) > 1:
-            raise RamTrainError(f"{source} changed while it was copied; is something still writing to it?")
+            raise Changed(f"{source} changed while it was copied; is something still writing to it?")
         os.fchmod(writer.fileno(), stat.S_IMODE(before.st_mode) | stat.S_IRUSR)
         os.utime(writer.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
         disk.sync(writer)

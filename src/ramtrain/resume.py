@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from humanfriendly import format_timespan
 
 from ramtrain import caller, shelf
-from ramtrain.checkpoints import Checkpoint, find_checkpoints, is_whole
+from ramtrain.checkpoints import FAILED, INCOMPLETE, TRIED, Checkpoint, find_checkpoints, is_whole
 from ramtrain.config import Run, fill_placeholders
 from ramtrain.durable import set_aside
 from ramtrain.errors import RamTrainError
@@ -22,10 +23,6 @@ from ramtrain.sighting import SIGHTING, Sighting
 from ramtrain.staging import Begun, Stage, renew
 
 log = logging.getLogger(__name__)
-
-_INCOMPLETE = ".incomplete"
-_TRIED = ".ramtrain-tried"
-_FAILED = ".failed"
 
 
 @dataclass(frozen=True)
@@ -58,23 +55,23 @@ def prepare(run: Run, lease: Lease, stage: Stage, mine: Callable[[], Fingerprint
     """
     begun = Begun.read(lease)
     moved = Path(stage.project) != run.project.resolve()
-    if begun and (moved or not belongs(run, mine(), begun.fingerprint)):
-        changes = ", ".join(mine().changes(begun.fingerprint)) or "resume: never"
+    ends = begun is not None and (moved or not belongs(run, mine(), begun.fingerprint))
+    if begun and ends:
         saved = save_state(lease)
-        log.warning(
-            "run %s: the training was changed (%s) and starts anew. %s To go on from an earlier state all the same, "
-            "type `%s --config resume=always`",
-            run.run,
-            changes,
-            saved.sentence(),
-            caller.command("train"),
-        )
-        return renew(run, lease)
+        if changes := ", ".join(mine().changes(begun.fingerprint)):
+            log.warning(
+                "run %s: the training was changed (%s) and starts anew. %s To go on from an earlier state all the "
+                "same, type `%s --config resume=always`",
+                run.run,
+                changes,
+                saved.sentence(),
+                caller.command("train"),
+            )
     if run.resume == "never":
         for durable in shelf.durable_checkpoints(run.run):
             aside = set_aside(durable.folder, "aside")
-            log.info("run %s: starting anew; the durable checkpoint %s is set aside", run.run, aside)
-    return renew(run, lease) if moved else stage
+            log.info("run %s: starting anew, as asked; the earlier durable checkpoint is now %s", run.run, aside)
+    return renew(run, lease) if ends or moved else stage
 
 
 class Ladder:
@@ -150,11 +147,11 @@ class Ladder:
         """Mark the checkpoints that were tried in vain, if another one worked; otherwise put them back."""
         for start in self.tried:
             path = Path(self.stage.layers[0]) / start.checkpoint
-            hidden = path.with_name(path.name + _TRIED)
+            hidden = path.with_name(path.name + TRIED)
             if not is_their_fault:
-                hidden.rename(path)
+                _rename(hidden, path)
                 continue
-            hidden.rename(path.with_name(path.name + _FAILED))
+            _rename(hidden, path.with_name(path.name + FAILED))
             for durable in shelf.durable_checkpoints(self.run.run):
                 if (durable.checkpoint, durable.saved_s) == (start.checkpoint, start.saved_s):
                     set_aside(durable.folder, "failed")
@@ -174,16 +171,17 @@ def _whole_in_ram(run: Run, stage: Stage) -> list[Checkpoint]:
     """Return the whole checkpoints in RAM. One that was cut short is renamed to end in `.incomplete`, out of the
     trainer's sight: the Coqui Trainer takes the newest by name and dies of it."""
     upper = Path(stage.layers[0])
-    for tried in upper.glob(f"**/*{_TRIED}"):  # of a call that was killed before it knew better
-        tried.rename(tried.with_name(tried.name.removesuffix(_TRIED)))
+    for tried in upper.glob(f"**/*{TRIED}"):  # of a call that was killed before it knew better
+        path = tried.with_name(tried.name.removesuffix(TRIED))
+        _rename(tried, path.with_name(path.name + FAILED) if path.exists() else path)
     whole = []
     for checkpoint in find_checkpoints(stage, run.products.checkpoints):
         if is_whole(checkpoint, upper):
             whole.append(checkpoint)
         else:
             path = upper / checkpoint.path
-            path.rename(path.with_name(path.name + _INCOMPLETE))
-            log.warning("run %s: %s was cut short; it is renamed to %s%s", run.run, path, path.name, _INCOMPLETE)
+            path.rename(path.with_name(path.name + INCOMPLETE))
+            log.warning("run %s: %s was cut short; it is renamed to %s%s", run.run, path, path.name, INCOMPLETE)
     return whole
 
 
@@ -238,4 +236,9 @@ def _lost(start: Start, seen: Sighting | None) -> tuple[float | None, int | None
 def _hide(stage: Stage, start: Start) -> None:
     """Put a checkpoint out of the trainer's sight, for as long as an older one is tried."""
     path = Path(stage.layers[0]) / start.checkpoint
-    path.rename(path.with_name(path.name + _TRIED))
+    _rename(path, path.with_name(path.name + TRIED))
+
+
+def _rename(path: Path, target: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # trainers delete checkpoints, also those that they cannot load
+        path.rename(target)

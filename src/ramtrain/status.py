@@ -20,13 +20,22 @@ _ALIVE_S = 10.0
 
 def read_status() -> list[dict[str, Any]]:
     """Return one entry a RAM disk; sizes in bytes, times in seconds, what is not known None."""
-    marks = sorted((SHM / f"ramtrain-{os.geteuid()}").glob(f"*/*/{MARK}"))
-    return [entry for mark in marks if (entry := _read(mark))]
+    root = SHM / f"ramtrain-{os.geteuid()}"
+    states = [state for workdir in _listed(root) for state in _listed(workdir)]
+    return [entry for state in states if (entry := _read(state / MARK))]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # a run has ended meanwhile; or it is a run's lock
 
 
 def _read(mark: Path) -> dict[str, Any] | None:
     try:
         lease = Lease.read(mark)
+        in_use_bytes = used_bytes(lease)
     except (OSError, ValueError, TypeError, KeyError):
         return None  # it is being released; `unmount` speaks of what is not
     now_s = time.time()
@@ -37,7 +46,7 @@ def _read(mark: Path) -> dict[str, Any] | None:
         "workdir": lease.workdir,
         "folder": lease.folder,
         "backend": lease.backend,
-        "used_bytes": used_bytes(lease),
+        "used_bytes": in_use_bytes,
         "size_bytes": lease.size_bytes,
         "is_training": is_training,
         "seen_age_s": seen and round(now_s - seen.seen_s, 1),

@@ -53,6 +53,7 @@ _SCRIPT = re.compile(r"\.(mount_ramdisk|stage_project|train_run|export_model|unm
 _GOES_ON = re.compile(r"going on from (\S+), (?:what is still in (RAM)|the (durable checkpoint) ([^\s;]+))")
 # How often is looked, what a record rounds, and a machine that is busy otherwise.
 _TOLERANCE_S = 1.0
+_TAIL = 4000
 
 
 class Broken(Exception):
@@ -230,6 +231,7 @@ class Kills:
         self.records: list[dict[str, Any]] = []
         self.seed = 0
         self.has_model = False
+        self.drain_s = 0.0
 
     def run(self, count: int) -> None:
         """Train and kill until there were `count` kills."""
@@ -271,7 +273,7 @@ class Kills:
                 self.asked[f"--rerun-incomplete after a kill during {self.kills[-1].during}"] += 1
                 arguments = [*first, "--rerun-incomplete"]
             else:
-                raise Broken(f"{' '.join(arguments)} failed:\n{said}")
+                raise Broken(f"{' '.join(arguments)} failed:\n{said[-_TAIL:]}")
         self._check_complete()
 
     def _as_printed(self, said: str, first: list[str]) -> list[str]:
@@ -285,7 +287,7 @@ class Kills:
             self.asked[f"{arguments[0]}, as printed"] += 1
             ended = self.place.run(*arguments)
             if ended.returncode:
-                raise Broken(f"{' '.join(arguments)}, as printed, failed:\n{ended.stdout}")
+                raise Broken(f"{' '.join(arguments)}, as printed, failed:\n{ended.stdout[-_TAIL:]}")
         return last
 
     def _moment(self) -> Callable[[set[str], float], bool]:
@@ -311,7 +313,7 @@ class Kills:
             rule, there = follower.look()
             called_s = time.time() - follower.called_s
             if called_s > HUNG_S:
-                raise Broken(f"it hangs: {self.place.said()}")
+                raise Broken(f"it hangs: {self.place.said()[-_TAIL:]}")
             if moment and moment(follower.what(rule), called_s):
                 return self._kill(rule, there, follower)
             time.sleep(0.01)
@@ -379,7 +381,8 @@ class Kills:
             rebooted = any(kill.rebooted for kill in self.pending)
             trained.bound_s = trained.spacing_s
             if rebooted:
-                trained.bound_s = max(MAX_LOSS_S, trained.spacing_s) + trained.drain_s
+                # A call that was killed early has not shown how long a drain takes here.
+                trained.bound_s = max(MAX_LOSS_S, trained.spacing_s) + max(self.drain_s, trained.drain_s)
             if source and source not in last.saved_s:
                 raise Broken(f"{last.line()}: {source} was not among {list(last.saved_s)}")
             # Told to end, a trainer saves once more after the kill.
@@ -411,6 +414,7 @@ class Kills:
         trained = next((kill for kill in reversed(self.kills) if kill.lost_s is not None), None)
         if protection["lost_s"] and trained and protection["lost_s"] > trained.bound_s + _TOLERANCE_S:
             self._note_broken(f"training {self.seed}: the record says {protection}, after {trained.line()}")
+        self.drain_s = max(self.drain_s, protection["longest_drain_s"])
         self.records.append(record)
         if left := self._leftovers():
             self.left += left

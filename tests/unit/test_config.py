@@ -131,7 +131,6 @@ def test_the_small_config_is_good(project: Path) -> None:
             "protect.max_loss",
             "9" * 400,
             "is not a time;",
-            marks=pytest.mark.xfail(strict=True, raises=OverflowError, reason="reported: a traceback"),
         ),
         ("protect.write_budget", "x", "protect.write_budget: 'x' is not a size; give the bytes a day, such as 100G."),
         ("protect.write_budget", "50%", "protect.write_budget: '50%' is not a size; give the bytes a day"),

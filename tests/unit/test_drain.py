@@ -66,7 +66,7 @@ def schedule(seen: list[tuple[float, float]], max_loss_s: float | None = 100.0, 
         (schedule([(40, 40), (81, 81)]), None, 81),
         (schedule([(40, 40), (60, 60)]), 60, 101),
         (schedule([(40, 40), (50, 50), (61, 61)]), None, 61),
-        (schedule([(40, 40), (50, 50), (52, 52), (54, 54), (56, 56), (58, 58)]), 58, 101),
+        (schedule([(45, 45), (52, 52), (54, 54), (56, 56), (58, 58), (60, 60)]), 60, 101),
         (schedule([(10, 10), (20, 20)], drain_s=30), 70, 71),
         (schedule([(25, 25), (50, 50)], drain_s=25), 50, 76),
         (schedule([(25, 25), (50, 50)], drain_s=26), None, 50),
@@ -382,8 +382,9 @@ def test_a_checkpoint_that_is_overwritten_all_the_time_comes_home_as_one_version
     with rewriting(place.ram / name, way) as trainer:
         drain.processes = lambda: [trainer]
         with at_work(drain):
-            time.sleep(1.1)
-    assert len(place.on_disk) == drain.result.checkpoints >= 2
+            time.sleep(0.9)
+            wait_until(lambda: drain.result.checkpoints > 1)
+    assert len(place.on_disk) == drain.result.checkpoints
     for one in place.on_disk:
         path = one.folder / shelf.IN_PROJECT / name
         assert version_of(path) > 0
@@ -397,9 +398,10 @@ def test_a_checkpoint_that_is_deleted_when_it_is_complete_comes_home_whole_or_no
     with rewriting(place.ram / "out/ck.pth", "deleted") as trainer:
         drain.processes = lambda: [trainer]
         with at_work(drain):
-            time.sleep(1.5)
-    assert drain.result.checkpoints + drain.result.dropped > 0, "some were seen"
-    assert [version_of(one.folder / shelf.IN_PROJECT / "out/ck.pth") for one in place.on_disk]
+            time.sleep(1)
+            wait_until(lambda: drain.result.checkpoints > 1)
+    assert len(place.on_disk) == drain.result.checkpoints
+    assert all(version_of(one.folder / shelf.IN_PROJECT / "out/ck.pth") for one in place.on_disk)
     assert not warnings(caplog)
     assert not list(shelf.shelf(place.run.run).glob(".*"))
 
@@ -446,15 +448,12 @@ def map_it(path: Path, kept: contextlib.ExitStack) -> None:
         kept.enter_context(mmap.mmap(file.fileno(), 0))
 
 
-CALLED_AN_ERROR = pytest.mark.xfail(strict=True, reason="reported: counted as an error of the disk, not as dropped")
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(overwrite, marks=CALLED_AN_ERROR),
-        pytest.param(cut, marks=CALLED_AN_ERROR),
-        pytest.param(append, marks=CALLED_AN_ERROR),
+        overwrite,
+        cut,
+        append,
         open_it,
         map_it,
     ],
@@ -571,6 +570,23 @@ def test_one_that_somebody_may_still_write_to_is_not_complete(
     assert drain.result.dropped == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "settle"), [("out/a.bin", "_SETTLE_S"), ("out/ck-1/a.bin", "_SETTLE_FOLDER_S")], ids=["file", "folder"]
+)
+def test_one_that_does_not_tell_its_end_has_to_hold_still_for_a_while(
+    name: str, settle: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drains, settle, 0.5)
+    with at_work(place.drain()) as drain:
+        for number in range(10):
+            path = place.write(name, versioned(number))
+            time.sleep(0.03)
+            assert drain.newest is None or time.time() - path.stat().st_mtime > 0.4
+        wait_until(lambda: drain.result.checkpoints)
+        assert time.time() - path.stat().st_mtime >= 0.49
+    assert version_of(place.on_disk[0].folder / shelf.IN_PROJECT / name) == 9
+
+
 def test_a_copy_under_another_name_is_not_brought_home_again(place: Place) -> None:
     with at_work(place.drain()) as drain:
         numbered = place.write("out/best_model_64.pth", zipped(1))
@@ -668,10 +684,7 @@ def test_only_those_of_the_same_training_are_counted(place: Place) -> None:
     [
         "output/run-a",
         "output/run b ü",
-        pytest.param(
-            "output/run[1]",
-            marks=pytest.mark.xfail(strict=True, reason="reported: the folder's name is taken for a glob"),
-        ),
+        "output/run[1]",
     ],
 )
 def test_what_it_cannot_be_resumed_without_and_the_logs_come_along_at_their_paths(folder: str, place: Place) -> None:
@@ -685,6 +698,7 @@ def test_what_it_cannot_be_resumed_without_and_the_logs_come_along_at_their_path
     drain = place.drain()
     for name, content in {**there, "output/older/config.json": b"not its own", f"{folder}/other.txt": b"x"}.items():
         place.write(name, content)
+    (place.ram / folder / "trainer_9_log.txt").symlink_to("/etc/hostname")
     (Path(place.lease.folder) / shelf.TRAINER_LOG).write_bytes(b"said\n")
     with at_work(drain):
         wait_until(lambda: drain.result.checkpoints)
@@ -734,7 +748,6 @@ def less_and_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             less_and_less_room,
             "free, and 1.17 MiB are to come home",
-            marks=pytest.mark.xfail(strict=True, reason="reported: warned of again whenever the figure changes"),
         ),
     ],
 )

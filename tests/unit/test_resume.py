@@ -335,7 +335,6 @@ def test_one_that_is_not_what_was_kept_is_set_aside_and_the_next_is_taken(
     assert not [path for path in place.ram.rglob("*") if "partial" in path.name]
 
 
-@pytest.mark.xfail(strict=True, reason="reported: what was put back of a spoilt one stays where the trainer finds it")
 @pytest.mark.parametrize("spoilt", ["config.json", "the second file"])
 def test_a_part_of_one_that_is_spoilt_is_not_left_for_the_trainer_to_find(spoilt: str, place: Place) -> None:
     if spoilt == "config.json":
@@ -462,7 +461,6 @@ def test_those_that_a_killed_call_hid_come_back(place: Place) -> None:
     assert place.names == ["checkpoint_3.pth", "checkpoint_4.pth", "checkpoint_5.pth"]
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the one that failed takes the place of the new one")
 def test_one_that_a_killed_call_hid_does_not_replace_a_new_one_of_that_name(place: Place) -> None:
     for number in (3, 4):
         place.save(number)
@@ -476,7 +474,6 @@ def test_one_that_a_killed_call_hid_does_not_replace_a_new_one_of_that_name(plac
     assert (place.ram / path_of(4)).read_bytes() == new
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="reported: the call fails when all was trained")
 @pytest.mark.parametrize("made_progress", [True, False])
 def test_one_that_the_trainer_deleted_meanwhile_is_no_trouble(made_progress: bool, place: Place) -> None:
     for number in (3, 4):
@@ -487,7 +484,6 @@ def test_one_that_the_trainer_deleted_meanwhile_is_no_trouble(made_progress: boo
     ladder.works(made_progress)
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="reported: the call fails, the older are not tried")
 def test_one_that_the_trainer_deletes_when_it_cannot_load_it_is_no_trouble(place: Place) -> None:
     for number in (3, 4):
         place.save(number)
@@ -500,7 +496,6 @@ def test_one_that_the_trainer_deletes_when_it_cannot_load_it_is_no_trouble(place
     assert ladder.resumed.checkpoint == path_of(3)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: a glob without a suffix finds what was renamed")
 @pytest.mark.parametrize("pattern", ["output/run/checkpoint_*", "output/run/**"])
 def test_what_was_renamed_is_no_checkpoint_whatever_the_glob(pattern: str, place: Place) -> None:
     products = replace(place.run.products, checkpoints=(pattern,))
@@ -698,10 +693,7 @@ def test_a_project_that_is_elsewhere_now_is_staged_anew(place: Place, project: P
     assert place.on_disk == ["checkpoint_3.pth"]
 
 
-NOT_SET_ASIDE = pytest.mark.xfail(strict=True, reason="reported: not set aside; the new training's drain removes it")
-
-
-@pytest.mark.parametrize("in_ram", [False, pytest.param(True, marks=NOT_SET_ASIDE)])
+@pytest.mark.parametrize("in_ram", [False, True])
 def test_never_sets_aside_what_there_is_so_that_the_new_training_does_not_remove_it(in_ram: bool, place: Place) -> None:
     place.save(3)
     place.keep(3)

@@ -264,7 +264,6 @@ while True:
 """
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="reported: it fails while any RAM disk is released")
 @pytest.mark.parametrize("backend", ["tmpfs", "shm"])
 def test_ram_disks_that_come_and_go_meanwhile_are_no_trouble(
     backend: str, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
