@@ -47,8 +47,4 @@ onstart:
 
 onerror:
     if any(RAM_ROOT.glob("*/.ramtrain.json")):
-        print(
-            f"There is something in RAM, under {RAM_ROOT}.\n"
-            f"To go on from there, when the cause is mended, type\n  {caller.command('train')}\n"
-            f"To bring home what is there and release the RAM, type\n  {caller.command('unmount')}"
-        )
+        print(*status.last_words(RAM_ROOT), sep="\n")

@@ -26,10 +26,10 @@ def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, expor
     Steps(lease, stage, training, exported).write(export_file)
     size_bytes = sum(file.bytes for file in (*exported.model, *exported.artifacts))
     logging.info(
-        "run %s: exported %s and %s of %s to %s, read back and compared",
+        "run %s: exported %s%s of %s to %s, read back and compared",
         run.run,
         pluralize(len(exported.model), "model file"),
-        pluralize(len(exported.artifacts), "artifact"),
+        f" and {pluralize(len(exported.artifacts), 'artifact')}" if exported.artifacts else "",
         format_size(size_bytes, binary=True),
         home(run.run),
     )

@@ -1,6 +1,6 @@
 """Stage a run's project: overlay, copy or none.
 
-run example: staging: overlay (the first choice, and it works here), 0 files of 0 bytes copied
+run example: staging: overlay (the first choice, and it works here)
 """
 
 import logging
@@ -21,9 +21,9 @@ def stage(run: Run, lease_file: Path, stage_file: Path) -> None:
     """Stage the project on the leased RAM disk."""
     staged = stage_project(run, Lease.read(lease_file))
     write_json(stage_file, asdict(staged))
-    files = pluralize(staged.files, "file")
     size = format_size(staged.bytes, binary=True)
-    logging.info("run %s: staging: %s (%s), %s of %s copied", run.run, staged.method, staged.why, files, size)
+    copied = f", {pluralize(staged.files, 'file')} of {size} copied" if staged.files else ""
+    logging.info("run %s: staging: %s (%s)%s", run.run, staged.method, staged.why, copied)
 
 
 if __name__ == "__main__":

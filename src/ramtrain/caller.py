@@ -38,7 +38,7 @@ def remember(configfiles: Sequence[str | Path]) -> None:
 def pass_signals_on(script: str) -> None:
     """Have this process, Snakemake, tell the script when it alone is told to end.
 
-    Snakemake itself then waits for its jobs to finish, however long they take. Its own handlers are kept.
+    Snakemake itself then waits for its jobs to finish, however long they take. Its own handlers are called once.
     """
 
     def tell(number: int, frame: FrameType | None) -> None:
@@ -46,12 +46,12 @@ def pass_signals_on(script: str) -> None:
             with contextlib.suppress(psutil.Error):  # it has ended
                 if any(part.endswith(script) for part in process.cmdline()):
                     process.send_signal(TOLD_TO_END)
-        handler = before[number]
+        handler = before.pop(number, None)  # asked again, Snakemake would only trip over itself
         if callable(handler):
             handler(number, frame)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
+    for number in list(before):
         signal.signal(number, tell)
 
 

@@ -182,6 +182,19 @@ def _read_protect(protect: Mapping[str, Any]) -> Protect:
     )
 
 
+def _read_resume(resume: str, run: str) -> str:
+    """Return same, always, never, or the path of a durable checkpoint's folder, if it is one of this run."""
+    if resume in ("same", "always", "never"):
+        return resume
+    folder = _absolute(resume)
+    if not (folder / "manifest.json").is_file():
+        raise RamTrainError(
+            f"resume: {resume!r} is not known; same, always and never are, and the folder of a durable checkpoint, "
+            f"such as results/{run}/checkpoints/..."
+        )
+    return str(folder) if folder.parent == _absolute(f"results/{run}/checkpoints") else "same"
+
+
 def _parse_max_loss(text: str | float) -> float | None:
     """Return seconds; None for `never`."""
     hint = "give a time such as 10 min, 30 s or 1 h, or never for no durable checkpoints"
@@ -372,7 +385,7 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             staging=config["staging"],
             threads=train["threads"],
             protect=protect,
-            resume=config["resume"],
+            resume=_read_resume(config["resume"], row["run"]),
         )
         if any("\0" in argument for argument in run.arguments(ram="")):
             raise RamTrainError(f"project.command: run {run.run}: the character NUL is not possible in a command.")

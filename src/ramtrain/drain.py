@@ -244,6 +244,7 @@ class Drain:
         self.schedule = Schedule(run.protect.max_loss_s, run.protect.write_budget_bytes, safe_s=self.started_s)
         self.result = Drained(run.protect.max_loss_s)
         self.newest: Checkpoint | None = None
+        self._last_newest: Checkpoint | None = None
         self.durable: Path | None = None
         self.last: Sighting | None = None
         self._alive_s = 0.0
@@ -349,6 +350,7 @@ class Drain:
             self.result.skipped += gone not in self._dealt_with
             self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
+        self._last_newest = self.newest or self._last_newest
 
     def _is_written_to(self, checkpoint: Checkpoint) -> bool:
         return not written_to(self.processes(), self.stage.ram).isdisjoint(path for path, _ in checkpoint.files)
@@ -435,8 +437,8 @@ class Drain:
             has_ended=has_ended,
             progress=dict(self.progress()),
             checkpoints={checkpoint.path: dict(said) for checkpoint, said in list(self._complete.items())},
-            newest=self.newest.path if self.newest else None,
-            newest_s=self.newest.saved_s if self.newest else None,
+            newest=self._last_newest.path if self._last_newest else None,
+            newest_s=self._last_newest.saved_s if self._last_newest else None,
             durable=str(self.durable) if self.durable else None,
             safe_s=self.schedule.safe_s,
             max_loss_s=self.schedule.max_loss_s,

@@ -79,7 +79,7 @@ class TrainingProgress:
         self.what = what
         self.patterns = patterns
         self.latest: dict[str, str] = {}
-        self.told = "training"
+        self.told = ""
         self.rest = ""
         self.live = sys.stderr.isatty()
         self.last_line = time.monotonic()

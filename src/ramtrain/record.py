@@ -148,12 +148,17 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
     def size(size_bytes: int) -> str:
         return format_size(size_bytes, binary=True)
 
+    drain = writes["drain"]
+    took = format_timespan(record["timings_s"]["total"])
+    if record["protection"]["resumed_from"]:
+        took = f"{format_timespan(record['timings_s']['train'])} since it went on"
     model_bytes = sum(file["bytes"] for file in record["model"])
     return (
-        f"run {record['run']}: done in {format_timespan(record['timings_s']['total'])}. The model is in {home}/model, "
+        f"run {record['run']}: done in {took}. The model is in {home}/model, "
         f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified; the RAM is released.\n"
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
-        f"{size(writes['trainer']['disk_bytes'])} went to the disk; the export wrote "
+        f"{size(writes['trainer']['disk_bytes'])} went to the disk; "
+        f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the export "
         f"{size(writes['export']['disk_bytes'])}. Record: {home}/record.json"
     )
 

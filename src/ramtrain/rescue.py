@@ -14,7 +14,7 @@ from ramtrain.export import export_model, keep_log, spoilt_at_home
 from ramtrain.ramdisk import MARK, Lease, check_free, only_one, ram_root, release
 from ramtrain.record import Steps
 from ramtrain.salvage import NOTHING, Saved, save_files, save_newest, save_state, whole_model, written
-from ramtrain.shelf import export_file, home
+from ramtrain.shelf import durable_checkpoints, export_file, home
 from ramtrain.staging import Begun, current_stage
 from ramtrain.supervise import Training
 
@@ -55,6 +55,8 @@ def rescue(lease: Lease, discard: bool) -> list[Saved]:
             saved = [Saved("all of it was at home already", None, 0, 0)]
         elif discard:
             saved = [_count(lease)]
+            for durable in durable_checkpoints(lease.run):
+                log.info("run %s: at home there stays %s; `resume: never` starts anew", lease.run, durable.folder)
         else:
             saved = _bring_home(lease)
             keep_log(lease.run, lease)

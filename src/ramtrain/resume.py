@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,9 @@ from ramtrain.sighting import SIGHTING, Sighting
 from ramtrain.staging import Begun, Stage, renew
 
 log = logging.getLogger(__name__)
+
+
+_RULES = ("same", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -58,20 +62,40 @@ def prepare(run: Run, lease: Lease, stage: Stage, mine: Callable[[], Fingerprint
     ends = begun is not None and (moved or not belongs(run, mine(), begun.fingerprint))
     if begun and ends:
         saved = save_state(lease)
-        if changes := ", ".join(mine().changes(begun.fingerprint)):
+        changes = ", ".join(mine().changes(begun.fingerprint))
+        if changes and run.resume == "same":
             log.warning(
                 "run %s: the training was changed (%s) and starts anew. %s To go on from an earlier state all the "
-                "same, type `%s --config resume=always`",
+                "same, type `%s --config resume=%s`",
                 run.run,
                 changes,
                 saved.sentence(),
                 caller.command("train"),
+                shlex.quote(str(saved.folder)) if saved.is_durable else "always",
             )
+    elif begun is None and run.resume == "same":
+        _tell_of_others(run, mine)
     if run.resume == "never":
         for durable in shelf.durable_checkpoints(run.run):
             aside = set_aside(durable.folder, "aside")
             log.info("run %s: starting anew, as asked; the earlier durable checkpoint is now %s", run.run, aside)
     return renew(run, lease) if ends or moved else stage
+
+
+def _tell_of_others(run: Run, mine: Callable[[], Fingerprint]) -> None:
+    """Say that there are durable checkpoints of another training, where there is none of this one."""
+    others = shelf.durable_checkpoints(run.run)
+    if not others or any(belongs(run, mine(), durable.fingerprint) for durable in others):
+        return
+    log.warning(
+        "run %s: the training was changed (%s) and starts anew. Of the earlier one there is %s. To go on from it all "
+        "the same, type `%s --config resume=%s`",
+        run.run,
+        ", ".join(mine().changes(others[0].fingerprint)),
+        others[0].folder,
+        caller.command("train"),
+        shlex.quote(str(others[0].folder)),
+    )
 
 
 class Ladder:
@@ -124,9 +148,13 @@ class Ladder:
 
     def _starts(self) -> list[Start]:
         """Return what the training can go on from, the newest first."""
-        if not self.begun and not any(shelf.shelf(self.run.run).glob("[0-9]*")):
+        run = self.run
+        if run.resume not in _RULES:
+            named = shelf.read_durable(Path(run.resume))
+            return [Start(named.checkpoint, named.saved_s, named.progress, None, named)]
+        if not self.begun and not any(shelf.shelf(run.run).glob("[0-9]*")):
             return []
-        run, mine = self.run, self.mine()
+        mine = self.mine()
         in_ram = _whole_in_ram(run, self.stage) if self.begun else []
         seen = Sighting.read(Path(self.lease.state) / SIGHTING)
         said = seen.checkpoints if seen else {}
@@ -159,7 +187,7 @@ class Ladder:
 
 
 def belongs(run: Run, fingerprint: Fingerprint, other: Fingerprint) -> bool:
-    """Whether the run may go on from what carries `other`."""
+    """Whether the run may go on from what carries `other`; if a checkpoint is named, from nothing else."""
     return run.resume == "always" or (run.resume == "same" and not fingerprint.changes(other))
 
 
@@ -206,16 +234,16 @@ def _go_on(
             raise RamTrainError(f"run {run.run}: {error}; it is set aside as {failed}") from None
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}: {start.durable.folder} could not be put back") from None
-        source = f"the durable checkpoint {start.durable.folder}"
+        source = f"from the durable checkpoint {start.durable.folder}"
     else:
-        source = "what is still in RAM"
+        source = "which is still in RAM"
         if start.durable is None and run.protect.max_loss_s is not None:
             try:
                 make_durable(run.run, lease, stage, Begun(mine(), run.products), start.in_ram, start.progress)
             except (OSError, RamTrainError) as error:
                 log.warning("run %s: %s could not be made durable: %s", run.run, start.checkpoint, error)
     lost_s, lost_steps = _lost(start, seen)
-    lost = f"; {format_timespan(round(lost_s))} of training were lost" if lost_s and lost_s >= 1 else ""
+    lost = f"; lost: {format_timespan(round(lost_s))} of training" if lost_s and lost_s >= 1 else ""
     log.info("run %s: going on from %s, %s%s", run.run, start.checkpoint, source, lost)
     arguments: list[str] = []
     if run.trainer.resume:

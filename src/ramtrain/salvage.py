@@ -36,6 +36,11 @@ class Saved:
     files: int
     bytes: int
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether it is a durable checkpoint."""
+        return self.folder is not None and self.folder.parent.name == "checkpoints"
+
     def sentence(self) -> str:
         """Return it as a sentence."""
         if self.folder is None:

@@ -60,7 +60,8 @@ def log_to(path: Path) -> None:
     A training says every few seconds where it is; on the disk that would be what a RAM disk is there to spare.
     """
     terminal = logging.StreamHandler()
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a live line may stand there
+    terminal.setFormatter(logging.Formatter(f"{clear}%(message)s"))
     file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     file.addFilter(lambda record: record.name != progress.log.name)

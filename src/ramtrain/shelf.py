@@ -90,20 +90,30 @@ def durable_checkpoints(run: str) -> list[DurableCheckpoint]:
     found = []
     for folder in shelf(run).glob("[0-9]*"):
         try:
-            content = read_manifest(folder)
-            found.append(
-                DurableCheckpoint(
-                    folder=folder,
-                    checkpoint=content["checkpoint"],
-                    saved_s=content["saved_s"],
-                    progress=content["progress"],
-                    fingerprint=Fingerprint(**content["fingerprint"]),
-                    files=content["files"],
-                )
-            )
-        except (RamTrainError, KeyError, TypeError) as error:
-            log.warning("run %s: %s is no durable checkpoint that can be used: %s", run, folder, error)
+            found.append(read_durable(folder))
+        except RamTrainError as error:
+            log.warning("run %s: %s", run, error)
     return sorted(found, key=lambda durable: durable.saved_s, reverse=True)
+
+
+def read_durable(folder: Path) -> DurableCheckpoint:
+    """Return the durable checkpoint in a folder.
+
+    Raises:
+        RamTrainError: it is none, or not whole.
+    """
+    content = read_manifest(folder)
+    try:
+        return DurableCheckpoint(
+            folder=folder,
+            checkpoint=content["checkpoint"],
+            saved_s=content["saved_s"],
+            progress=content["progress"],
+            fingerprint=Fingerprint(**content["fingerprint"]),
+            files=content["files"],
+        )
+    except (KeyError, TypeError) as error:
+        raise RamTrainError(f"{folder} is no durable checkpoint that can be used: {error} is missing") from None
 
 
 def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:

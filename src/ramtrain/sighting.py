@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,19 +51,18 @@ class Sighting:
 
     @property
     def where(self) -> str:
-        """Where the training is, in words."""
-        return ", ".join(f"{name} {value}" for name, value in self.progress.items()) or "training"
-
-    @property
-    def at_stake(self) -> str:
-        """What a power cut would cost now, against the bound, in words."""
-        lost = tqdm.format_interval(max(0.0, time.time() - self.safe_s))
-        if self.max_loss_s is None:
-            return f"{lost} at stake, no durable checkpoints"
-        return f"{lost} at stake of {tqdm.format_interval(self.max_loss_s)}"
+        """Where the training is, in words; empty if its output does not tell."""
+        return ", ".join(f"{name} {value}" for name, value in self.progress.items())
 
     def line(self) -> str:
-        """Return all of it in one line."""
-        elapsed = tqdm.format_interval(self.seen_s - self.started_s)
+        """Return what matters in one line, the most important first."""
+        elapsed, lost = (tqdm.format_interval(seconds) for seconds in (self.seen_s - self.started_s, self.at_stake_s))
+        bound = "no bound" if self.max_loss_s is None else f"of {tqdm.format_interval(self.max_loss_s)}"
         used, kept_off = (format_size(size, binary=True) for size in (self.used_bytes, self.kept_off_bytes))
-        return f"{elapsed}, {self.where}, {used} in RAM, {kept_off} kept off the disk, {self.at_stake}"
+        parts = [f"{elapsed}, at stake {lost} {bound}", self.where, f"{used} in RAM, {kept_off} kept off the disk"]
+        return " | ".join(filter(None, parts))
+
+    @property
+    def at_stake_s(self) -> float:
+        """How much training, in seconds, a power cut would have cost when it was seen."""
+        return max(0.0, self.seen_s - self.safe_s)

@@ -11,8 +11,10 @@ from humanfriendly import format_size
 from humanfriendly.tables import format_smart_table
 from tqdm import tqdm
 
+from ramtrain import caller
 from ramtrain.ramdisk import MARK, SHM, Lease, used_bytes
 from ramtrain.sighting import SIGHTING, Sighting
+from ramtrain.staging import Begun
 
 # A training notes where it is every second.
 _ALIVE_S = 10.0
@@ -36,14 +38,17 @@ def _read(mark: Path) -> dict[str, Any] | None:
     try:
         lease = Lease.read(mark)
         in_use_bytes = used_bytes(lease)
+        begun = Begun.read(lease)
     except (OSError, ValueError, TypeError, KeyError):
         return None  # it is being released; `unmount` speaks of what is not
     now_s = time.time()
     seen = Sighting.read(mark.parent / SIGHTING)
     is_training = seen is not None and not seen.has_ended and now_s - seen.seen_s < _ALIVE_S
+    is_home = seen is not None and seen.newest_s is not None and seen.newest_s <= seen.safe_s
     return {
         "run": lease.run,
         "workdir": lease.workdir,
+        "state": "training" if is_training else "trained, not exported" if begun and begun.finished else "not training",
         "folder": lease.folder,
         "backend": lease.backend,
         "used_bytes": in_use_bytes,
@@ -55,7 +60,8 @@ def _read(mark: Path) -> dict[str, Any] | None:
         "newest": seen and seen.newest,
         "newest_age_s": seen and seen.newest_s and round(now_s - seen.newest_s, 1),
         "durable": seen and seen.durable,
-        "at_stake_s": seen and round((now_s if is_training else seen.seen_s) - seen.safe_s, 1),
+        "durable_age_s": round(now_s - seen.safe_s, 1) if seen and seen.durable else None,
+        "at_stake_s": seen and (0.0 if is_home and not is_training else round(seen.at_stake_s, 1)),
         "max_loss_s": seen and seen.max_loss_s,
         "worst_loss_s": seen and seen.worst_loss_s,
         "kept_off_bytes": seen and seen.kept_off_bytes,
@@ -63,28 +69,40 @@ def _read(mark: Path) -> dict[str, Any] | None:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return the entries as a table for a terminal."""
+    """Return the entries as a table, or one below the other where the terminal is too narrow."""
     if not runs:
         return "No RAM disk of yours is there."
-    columns = ["run", "RAM disk", "training", "newest checkpoint", "on the disk", "at stake", "kept off the disk"]
-    return format_smart_table([_row(run) for run in runs], columns)
+    columns = ["run", "state", "progress", "newest checkpoint", "at home", "at stake", "RAM", "kept off the disk"]
+    several = len({run["workdir"] for run in runs}) > 1
+    return format_smart_table([_row(run, several) for run in runs], columns)
 
 
-def _row(run: dict[str, Any]) -> list[str]:
+def _row(run: dict[str, Any], with_workdir: bool) -> list[str]:
     used, size = (format_size(run[key], binary=True) for key in ("used_bytes", "size_bytes"))
-    where = ", ".join(f"{name} {value}" for name, value in run["progress"].items())
-    if not run["is_training"]:
-        where = f"not training; {where}" if where else "not training"
     bound = "no bound" if run["max_loss_s"] is None else f"of {_time(run['max_loss_s'])}"
     return [
-        run["run"],
-        f"{run['backend']}, {used} of {size}",
-        where or "training",
+        f"{run['run']} in {run['workdir']}" if with_workdir else run["run"],
+        run["state"],
+        ", ".join(f"{name} {value}" for name, value in run["progress"].items()) or "-",
         f"{Path(run['newest']).name}, {_time(run['newest_age_s'])} ago" if run["newest"] else "none yet",
-        Path(run["durable"]).name if run["durable"] else "none yet",
+        f"{_time(run['durable_age_s'])} ago, {run['durable']}" if run["durable"] else "none yet",
         "-" if run["at_stake_s"] is None else f"{_time(run['at_stake_s'])} {bound}",
+        f"{used} of {size} ({run['backend']})",
         "-" if run["kept_off_bytes"] is None else format_size(run["kept_off_bytes"], binary=True),
     ]
+
+
+def last_words(root: Path) -> list[str]:
+    """Return what is in RAM under a RAM root, run by run, and what to type."""
+    lines = []
+    for run in filter(None, (_read(state / MARK) for state in _listed(root))):
+        newest = f"its newest checkpoint, {run['newest']}, " if run["newest"] else ""
+        home = f"; at home: {run['durable']}" if run["durable"] else ""
+        what = "trained to its end, its model " if run["state"].startswith("trained") else newest or "what it wrote "
+        lines.append(f"run {run['run']}: {what}is in RAM, {run['folder']}{home}")
+    lines.append(f"To go on from there, type\n  {caller.command('train')}")
+    lines.append(f"To bring home what is there and release the RAM, type\n  {caller.command('unmount')}")
+    return lines
 
 
 def _time(seconds: float) -> str:

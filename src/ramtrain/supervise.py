@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 # Measuring a folder means walking it; it may take this share of the time.
-_MEASURING_SHARE = 0.002
+_MEASURING_SHARE = 0.005
 _SIGHTING_S = 1.0
 _SAME_SIGNAL_S = {False: 0.5, True: 5.0}  # it takes Snakemake a while to pass one on
 # A trainer that fails sooner, without a word of progress, could not load its checkpoint.

@@ -48,7 +48,7 @@ def signal_snakemake(number: signal.Signals) -> Callable[[Workplace], None]:
 
 KILLS = {
     "SIGKILL of Snakemake": (kill_snakemake, "the trainer was ended by the end of Snakemake"),
-    "SIGKILL of the script": (kill_script, "There is something in RAM"),
+    "SIGKILL of the script": (kill_script, "run resuming: its newest checkpoint, output/run/checkpoint_"),
     "SIGKILL of the keeper": (kill_keeper, "the process that kept the trainer was killed"),
     "SIGKILL of the trainer": (kill_trainer, "the trainer was killed by SIGKILL"),
     "Ctrl-C to the group": (signal_group(signal.SIGINT), "the trainer was ended by "),
@@ -90,7 +90,7 @@ def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
     workplace.check_disk()
     workplace.type_what_is_said(workplace.said())
     record = workplace.check_finished()
-    assert "the durable checkpoint" in record["protection"]["resumed_source"]
+    assert "from the durable checkpoint" in record["protection"]["resumed_source"]
     assert record["protection"]["lost_s"] is not None
     epochs = [int(number) for number in re.findall(r"EPOCH: (\d+)/", (workplace.results / "train.log").read_text())]
     first = int(re.findall(r"_(\d+)\.pth", record["protection"]["resumed_from"])[0]) + 1
@@ -333,6 +333,34 @@ def test_a_bad_checkpoint_is_marked_and_an_older_one_taken(spoilt: str, workplac
     shutil.rmtree(failed)
     record = workplace.check_finished()
     assert record["protection"]["resumed_from"] == "output/run/checkpoint_4.pth"
+
+
+def test_a_training_changed_after_a_reboot_says_so_and_can_go_on(workplace: Workplace, resuming: Path) -> None:
+    workplace.start(pause_s=0.05, FAULT="exit@6")
+    workplace.wait()
+    workplace.reboot()
+    (resuming / "train.py").write_text((resuming / "train.py").read_text() + "# mended\n")
+    said = workplace.run("train", "--configfile", str(workplace.configfile), FAULT="exit@3").stdout
+    assert "the training was changed (train.py) and starts anew. Of the earlier one there is results/" in said
+    assert workplace.run("unmount").returncode == 0
+    command = re.findall(r"`(snakemake .* --config resume=\S+)`", said)[0]
+    ended = workplace.run(*shlex.split(command)[3:])
+    assert ended.returncode == 0, ended.stdout
+    shutil.rmtree(workplace.results / "checkpoints", ignore_errors=True)
+    assert workplace.check_finished()["protection"]["resumed_from"] == "output/run/checkpoint_5.pth"
+
+
+def test_one_run_that_fails_does_not_keep_another_from_coming_home(workplace: Workplace, resuming: Path) -> None:
+    (workplace.workdir / "runs.tsv").write_text("run\tcommand\nbad\tfalse\ngood\ttrue\n")
+    config = resuming_config(resuming, runs="runs.tsv")
+    config["project"].update(
+        {"command": ["bash", "-c", "{command} && touch model"], "model": ["model"], "trainer": "generic"}
+    )
+    workplace.configure(config)
+    ended = workplace.run("train", "--configfile", str(workplace.configfile))
+    assert ended.returncode != 0
+    assert (workplace.workdir / "results/good/model/model").exists()
+    assert "run bad: what it wrote is in RAM" in ended.stdout
 
 
 def test_when_none_can_be_loaded_they_stay_and_it_is_said_how_to_start_anew(workplace: Workplace) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import caller, config as settings, ramdisk
+from ramtrain import caller, config as settings, ramdisk, status
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
 
