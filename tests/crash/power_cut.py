@@ -131,7 +131,7 @@ class PowerCuts:
         """Train, kill, salvage, go on, and cut the power meanwhile."""
         self._begin("0.1")
         self._train()
-        while len(self.cuts) < self.snapshots:
+        while len(self.trainings) < 2 or len(self.cuts) < self.snapshots:
             self._begin(f"0.{len(self.trainings) + 1}")
             self._train(is_killed=True)
             self._salvage()
@@ -185,17 +185,21 @@ class PowerCuts:
     def _cut_while(self, goes_on: Callable[[], bool]) -> None:
         self.was_in_ram = False
         while goes_on():
-            time.sleep(self.random.uniform(0, _LONGEST_WAIT_S))
-            if self.random.random() < 0.5:
-                self._wait_for_commit()
+            is_exporting = (self.place.ram / "train.json").exists()
+            if not is_exporting:
+                time.sleep(self.random.uniform(0, _LONGEST_WAIT_S))
+            if is_exporting or self.random.random() < 0.5:
+                self._cut_amid_commits(times=12 if is_exporting else 3)
             self.cuts.append(self._cut())
 
-    def _wait_for_commit(self) -> None:
-        """Wait for the most delicate moments, which are rare: something is about to take its name."""
+    def _cut_amid_commits(self, times: int) -> None:
+        """Wait for the most delicate moments, which are rare and short: something is about to take its name."""
         deadline = time.monotonic() + _LONGEST_WAIT_S
-        while not _partials(self.place.results) and time.monotonic() < deadline:
+        while not (found := _partials(self.place.results)) and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(self.random.uniform(0, 0.03))
+        for _ in range(times if found else 0):
+            time.sleep(self.random.uniform(0, 0.01))
+            self.cuts.append(self._cut())
 
     def _cut(self) -> Cut:
         is_in_ram = (self.place.ram / MARK).exists()

@@ -471,6 +471,7 @@ def test_one_that_is_written_to_while_it_is_copied_is_dropped_and_the_older_stay
         drain.interfere = lambda: change(place.ram / "out/b.bin", kept)
         place.write("out/b.bin", versioned(1))
         assert drain.is_over.wait(10)
+        time.sleep(0.05)
         assert place.paths == ["out/a.bin"]
         assert os.listdir(shelf.shelf(place.run.run)) == [place.on_disk[0].folder.name]
         assert (drain.result.checkpoints, drain.result.dropped) == (1, 1)
@@ -631,6 +632,19 @@ def test_only_the_same_contents_are_a_twin(files: dict[str, bytes], is_twin: boo
     assert find_twin(place.run.run, newest, place.stage, MINE) is None, "it is gone"
 
 
+def test_contents_are_compared_not_times_and_only_those_of_the_checkpoint(place: Place) -> None:
+    place.write("out/ck-1/a", b"one")
+    place.write("out/ck-1-logs/trainer_0_log.txt", b"of its own")
+    folder = keep(place, "out/ck-1")
+    before = (place.ram / "out/ck-1/a").stat()
+    for name, content in {"out/ck-2/a": b"one", "out/ck-3/a": b"two"}.items():
+        os.utime(place.write(name, content), ns=(before.st_atime_ns, before.st_mtime_ns))
+    for name, expected in {"out/ck-2": folder, "out/ck-3": None}.items():
+        (found,) = find_checkpoints(place.stage, [name])
+        twin = find_twin(place.run.run, found, place.stage, MINE)
+        assert (twin and twin.folder) == expected
+
+
 def test_the_latest_wins_and_those_before_it_are_skipped(place: Place) -> None:
     drain = place.drain()
     for number in (1, 2, 3):
@@ -716,11 +730,19 @@ def test_a_log_that_grows_meanwhile_does_not_matter(place: Place, monkeypatch: p
     monkeypatch.setattr(durable, "_CHUNK_BYTES", BLOCK)
     drain = place.drain(Interfering)
     place.write("out/ck.pth", zipped(1))
-    log = place.write("out/trainer_0_log.txt", b"epoch 1\n")
-    drain.interfere = lambda: log.write_bytes(b"epoch 1\nepoch 2\n")
+    log = place.write("out/trainer_0_log.txt", b"epoch 1\n" * BLOCK)
+
+    def grow() -> None:
+        with log.open("ab") as file:
+            file.write(b"epoch 2\n")
+        drain.interfere = grow
+
+    drain.interfere = grow
     with at_work(drain):
         wait_until(lambda: drain.result.checkpoints)
-    assert (place.on_disk[0].folder / "project/out/trainer_0_log.txt").read_bytes() == b"epoch 1\nepoch 2\n"
+    content = (place.on_disk[0].folder / "project/out/trainer_0_log.txt").read_bytes()
+    assert content.startswith(b"epoch 1\n" * BLOCK + b"epoch 2\n")
+    assert log.read_bytes().startswith(content)
 
 
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -745,10 +767,7 @@ def less_and_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (full, "No space left on device"),
         (no_room, "has 4 KiB free, and 1.17 MiB are to come home"),
-        pytest.param(
-            less_and_less_room,
-            "free, and 1.17 MiB are to come home",
-        ),
+        (less_and_less_room, "free, and 1.17 MiB are to come home"),
     ],
 )
 def test_a_full_disk_is_warned_of_once_and_tried_again(
@@ -806,6 +825,20 @@ def test_the_newest_comes_home_in_the_end_if_that_is_wanted(
     assert place.paths == expected, "also one that has not held still for long: nobody writes any more"
     (warning,) = warnings(caplog)
     assert "protect.write_budget leaves no room for a durable checkpoint until" in warning
+
+
+@pytest.mark.parametrize("name", ["out/b.pth", "out/ck-2/b.pth"], ids=["file", "folder"])
+def test_one_that_was_cut_short_does_not_come_home_however_long_it_holds_still(name: str, place: Place) -> None:
+    drain = place.drain()
+    drain.start()
+    place.write("out/a.pth", zipped(1))
+    wait_until(lambda: drain.result.checkpoints)
+    place.write(name, zipped(2)[:-30])
+    time.sleep(0.3)
+    drain.finish(bring_newest=True)
+    assert drain.has_ended(wait_s=10)
+    assert drain.newest.path == "out/a.pth"
+    assert place.paths == ["out/a.pth"]
 
 
 def test_a_drain_that_is_cancelled_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
