@@ -113,8 +113,10 @@ def _has_directory(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return min((entry.header_offset for entry in archive.infolist()), default=-1) == 0
-    except zipfile.BadZipFile:
-        return False
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return False  # all of these are what zipfile makes of a directory that is none
 
 
 def _safetensors_size(start: bytes, header: bytes) -> int | None:

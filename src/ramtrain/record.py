@@ -158,8 +158,8 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
         f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified; the RAM is released.\n"
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
         f"{size(writes['trainer']['disk_bytes'])} went to the disk; "
-        f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the export "
-        f"{size(writes['export']['disk_bytes'])}. Record: {home}/record.json"
+        f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the "
+        f"export {size(writes['export']['disk_bytes'])}. Record: {home}/record.json"
     )
 
 

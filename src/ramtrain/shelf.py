@@ -18,7 +18,7 @@ from typing import Any
 
 from humanfriendly import format_size
 
-from ramtrain.durable import Kept, fetch, make_folders, read_manifest, remove, set_aside, sweep_all
+from ramtrain.durable import Kept, fetch, hash_from_disk, make_folders, read_manifest, remove, set_aside, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.ramdisk import Lease
@@ -123,39 +123,26 @@ def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
         RamTrainError: it is not what was kept.
         OSError: it cannot be read, or the RAM disk has no room for it.
     """
+    for file in durable.files:  # all of it, before anything of the trainer's is replaced
+        if hash_from_disk(durable.folder / file.path) != (file.bytes, file.sha256):
+            raise RamTrainError(f"{durable.folder / file.path} is not what was kept: its SHA-256 is another")
     upper = Path(stage.layers[0])
-    fetched: list[Path] = []
-    made: list[Path] = []
-    try:
-        for file in durable.files:
-            if file.path.startswith(IN_PROJECT):
-                path = PurePosixPath(file.path.removeprefix(IN_PROJECT))
-                made += _make_parents(path, upper, Path(stage.project))
-                target = upper / path
-            else:
-                target = Path(lease.folder) / file.path
-                if target.exists():
-                    continue
-            fetch(durable.folder, file, target)
-            fetched.append(target)
-    except (OSError, RamTrainError):
-        for target in fetched:  # a part of it is not what a trainer should find
-            target.unlink()
-        for folder in reversed(made):
-            folder.rmdir()
-        raise
+    for file in durable.files:
+        if file.path.startswith(IN_PROJECT):
+            path = PurePosixPath(file.path.removeprefix(IN_PROJECT))
+            _make_parents(path, upper, Path(stage.project))
+            fetch(durable.folder, file, upper / path)
+        elif not (Path(lease.folder) / file.path).exists():
+            fetch(durable.folder, file, Path(lease.folder) / file.path)
 
 
-def _make_parents(path: PurePosixPath, upper: Path, project: Path) -> list[Path]:
-    """Make the folders above a file, with the modes that they have in the project; return those that were made."""
-    made = []
+def _make_parents(path: PurePosixPath, upper: Path, project: Path) -> None:
+    """Make the folders above a file, with the modes that they have in the project."""
     for parent in reversed(path.parents):
         if not (upper / parent).exists():
             make_folders(upper / parent)
             if (project / parent).is_dir():
                 shutil.copymode(project / parent, upper / parent)
-            made.append(upper / parent)
-    return made
 
 
 def prune(run: str, fingerprint: Fingerprint, keep: int) -> None:

@@ -298,7 +298,7 @@ def test_changed_inputs_start_clean_unless_told_otherwise(workplace: Workplace, 
     (resuming / "train.py").write_text((resuming / "train.py").read_text() + "# mended\n")
     said = workplace.run("train", "--configfile", str(workplace.configfile), FAULT="exit@3").stdout
     assert "the training was changed (train.py) and starts anew" in said
-    assert "--config resume=always" in said
+    assert "--config resume=results/resuming/checkpoints/" in said
     ended = workplace.run("train", "--configfile", str(workplace.configfile), "--config", "resume=always")
     assert ended.returncode == 0, ended.stdout
     assert "going on from output/run/checkpoint_" in ended.stdout

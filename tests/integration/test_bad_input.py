@@ -21,7 +21,7 @@ from ramtrain.system import mount_of
 
 Snakemake = Callable[..., Ended]
 TRACEBACK = "Traceback (most recent call last)"
-OTHER_UID = 64321
+OTHER_UID = 64000 + os.getpid() % 1000  # tests run side by side
 
 
 def content(folder: Path) -> dict[str, tuple[int, int, bytes]]:

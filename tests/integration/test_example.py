@@ -34,7 +34,7 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
     assert "killed by SIGKILL" in place.said()
     place.start()
     _kill_trainer(place, in_epoch=2, after="results/example/checkpoints/*best_model_6*.pth")
-    assert "what is still in RAM" in place.said()
+    assert "which is still in RAM" in place.said()
     place.reboot()
     place.start()
     assert place.wait(200) == 0, place.said()

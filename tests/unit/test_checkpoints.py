@@ -99,7 +99,6 @@ def test_of_any_other_kind_only_an_empty_file_is_not_whole(name: str, tmp_path: 
     assert not is_whole_file(path)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: zipfile raises what ends the drain's thread")
 @pytest.mark.parametrize(
     ("offset", "garbage"), [(6, b"\xff"), (8, b"\x00\x08\x00\x00")], ids=["a version from the future", "no UTF-8"]
 )

@@ -163,39 +163,43 @@ def test_an_entry_for_machines(
 
 
 @pytest.mark.parametrize(
-    ("seen", "training", "newest", "durable", "at_stake", "kept_off"),
+    ("seen", "training", "progress", "newest", "durable", "at_stake", "kept_off"),
     [
-        (unseen, "not training", "none yet", "none yet", "-", "-"),
+        (unseen, "not training", "-", "none yet", "none yet", "-", "-"),
         (
             live,
+            "training",
             "epoch 3/12, step 30",
             r"checkpoint_30.pth, 00:\d\d ago",
-            "20260101T000000.000-checkpoint_20.pth",
+            r".*\d\d ago, .*20260101T000000.000-checkpoint_20.pth",
             r"01:\d\d of 10:00",
             "3 GiB",
         ),
         (
             ended,
-            "not training; epoch 3/12, step 30",
+            "not training",
+            "epoch 3/12, step 30",
             r"checkpoint_30.pth, 00:\d\d ago",
-            "20260101T000000.000-checkpoint_20.pth",
+            r".*\d\d ago, .*20260101T000000.000-checkpoint_20.pth",
             r"01:\d\d of 10:00",
             "3 GiB",
         ),
         (
             killed,
-            "not training; epoch 3/12, step 30",
+            "not training",
+            "epoch 3/12, step 30",
             r"checkpoint_30.pth, 1:00:\d\d ago",
-            "20260101T000000.000-checkpoint_20.pth",
+            r".*\d\d ago, .*20260101T000000.000-checkpoint_20.pth",
             "01:00 of 10:00",
             "3 GiB",
         ),
-        (just_begun, "training", "none yet", "none yet", r"01:\d\d no bound", "0 bytes"),
+        (just_begun, "training", "-", "none yet", "none yet", r"01:\d\d no bound", "0 bytes"),
     ],
 )
 def test_a_row_for_people(
     seen: Callable[[Lease], None],
     training: str,
+    progress: str,
     newest: str,
     durable: str,
     at_stake: str,
@@ -206,11 +210,12 @@ def test_a_row_for_people(
     seen(lease)
     expected = {
         "run": lease.run,
-        "RAM disk": r"shm, 2(\.\d+)? MiB of 64 MiB",
-        "training": training,
+        "state": training,
+        "progress": progress,
         "newest checkpoint": newest,
-        "on the disk": durable,
+        "at home": durable,
         "at stake": at_stake,
+        "RAM": r"2(\.\d+)? MiB of 64 MiB \(shm\)",
         "kept off the disk": kept_off,
     }
     found = cells(workdir)
