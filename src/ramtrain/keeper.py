@@ -199,8 +199,7 @@ def _closing(descriptor: int) -> Iterator[int]:
 def _say(content: dict[str, Any]) -> None:
     # With the supervisor gone there is nobody to tell; what has to be ended is ended all the same.
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(content) + "\n")
-        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), json.dumps(content).encode() + b"\n")
 
 
 if __name__ == "__main__":
