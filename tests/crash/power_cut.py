@@ -126,6 +126,7 @@ class PowerCuts:
         self.place = Workplace(disk.point, resuming_config(project))
         self.chapter, self.epoch, self.salvaged_epoch = "", 0, 0
         self.was_in_ram = False
+        self.held: dict[str, Found] = {}
 
     def run(self) -> None:
         """Train, kill, salvage, go on, and cut the power meanwhile."""
@@ -228,7 +229,7 @@ class PowerCuts:
         found: dict[Cut, Found] = {}
         for cut in self.cuts:
             self.disk.mount(cut.image)
-            found[cut] = self._check(cut, list(found.items()))
+            found[cut] = self._check(cut)
         kinds = Counter(cut.doing for cut in self.cuts)
         yield f"{len(self.cuts)} power cuts: {', '.join(f'{count} while {kind}' for kind, count in kinds.items())}"
         yield (
@@ -240,8 +241,8 @@ class PowerCuts:
             self.disk.mount(cut.image)
             yield f"{cut}: {self._go_on(cut, found[cut])}"
 
-    def _check(self, cut: Cut, earlier: list[tuple[Cut, Found]]) -> Found:
-        """Check what the disk of a cut holds, by itself and beside what earlier ones held."""
+    def _check(self, cut: Cut) -> Found:
+        """Check what the disk of a cut holds, by itself and beside what the one before held."""
         home = self.place.results
         self.place.check_disk()
         for file in (*home.glob("*.json"), *home.glob("checkpoints/*.json")):
@@ -249,14 +250,14 @@ class PowerCuts:
         log = home / "train.log"
         assert not log.exists() or "EPOCH" in log.read_text(), f"{cut}: {log} is not whole"
         held = self._held(cut)
-        models = [None, *self.trainings]
-        for before, had in earlier:
-            assert models.index(held.model) >= models.index(had.model), f"{cut}: the model of {before} is gone"
-            if before.lr == cut.lr:
-                assert held.model == cut.lr or held.epoch >= had.epoch, f"{cut}: {had} of {before} is gone"
+        had = self.held.get(cut.lr, Found(0, None, None, 0))
+        if held.model != cut.lr:
+            assert held.model == self._model_before(cut), f"{cut}: the model of the training before is gone: {held}"
+            assert held.epoch >= cut.epoch, f"{cut}: epoch {cut.epoch} was promised, and there is {held}"
+            assert had.model != cut.lr, f"{cut}: the cut before left {had}, this one {held}"
+            assert held.epoch >= had.epoch, f"{cut}: the cut before left {had}, this one {held}"
         assert not cut.is_home or held.model == cut.lr, f"{cut}: the RAM was released and the model is not at home"
-        assert held.model == cut.lr or held.epoch >= cut.epoch, f"{cut}: epoch {cut.epoch} was promised, {held}"
-        assert held.model == cut.lr or held.model == self._model_before(cut), f"{cut}: {held}"
+        self.held[cut.lr] = held
         return held
 
     def _model_before(self, cut: Cut) -> str | None:
