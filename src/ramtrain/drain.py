@@ -98,8 +98,7 @@ class Schedule:
         if self.max_loss_s is None or self.newest_s is None or self.newest_s <= self.safe_s:
             return False
         next_s = max(now_s, self.newest_s + max(self.gaps_s, default=0.0)) + self.notice_s
-        # A drain that takes longer than the bound cannot be started any earlier than at once.
-        return next_s + min(self.drain_s, self.max_loss_s) > self.safe_s + self.max_loss_s
+        return next_s + self.drain_s > self.safe_s + self.max_loss_s
 
     def allows(self, now_s: float) -> bool:
         """Whether the write budget has room again."""

@@ -24,6 +24,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.namespace import ENTER, Overlay
 from ramtrain.ramdisk import Lease, remove_tree
+from ramtrain.sighting import SIGHTING
 from ramtrain.system import mounts
 from ramtrain.tree import Item, copy_items, scan
 from ramtrain.view import View, matcher
@@ -112,6 +113,7 @@ def current_stage(lease: Lease) -> Stage | None:
 def renew(run: Run, lease: Lease) -> Stage:
     """Throw away what a training wrote, which is at home or of no use, and stage the project anew."""
     (Path(lease.folder) / _BEGUN).unlink(missing_ok=True)
+    (Path(lease.state) / SIGHTING).unlink(missing_ok=True)
     return stage_project(run, lease)
 
 
