@@ -29,11 +29,12 @@ _MIB_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Resume:
-    """How a trainer goes on from a checkpoint: arguments with {folder} and {checkpoint}, and the files it needs beside
-    the checkpoint, as globs in its folder."""
+    """How a trainer goes on from a checkpoint: arguments with {folder} and {checkpoint}; the files it needs beside the
+    checkpoint, and the best model so far, as globs in its folder."""
 
     arguments: tuple[str, ...]
     companions: tuple[str, ...]
+    best: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Products:
-    """What a training makes, as globs: relative to the project, `companions` to a checkpoint's folder."""
+    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder."""
 
     model: tuple[str, ...]
     artifacts: tuple[str, ...]
     checkpoints: tuple[str, ...]
     companions: tuple[str, ...]
+    best: tuple[str, ...]
     logs: tuple[str, ...]
 
     @classmethod
@@ -301,7 +303,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         stop_signal=signal.Signals[adapter["stop"]["signal"]],
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
-        resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"])),
+        resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"]), tuple(resume["best"])),
     )
 
 
@@ -362,6 +364,7 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         artifacts=(*trainer.artifacts, *_globs("artifacts", project["artifacts"])),
         checkpoints=(*trainer.checkpoints, *_globs("checkpoints", project["checkpoints"])),
         companions=trainer.resume.companions if trainer.resume else (),
+        best=trainer.resume.best if trainer.resume else (),
         logs=trainer.artifacts,
     )
     protect = _read_protect(config["protect"])

@@ -25,7 +25,7 @@ import psutil
 from humanfriendly import format_size, format_timespan
 
 from ramtrain import shelf
-from ramtrain.checkpoints import Checkpoint, Stamp, find_checkpoints, is_whole, tells_its_end, written_to
+from ramtrain.checkpoints import Checkpoint, Stamp, find_checkpoints, is_whole, is_whole_file, tells_its_end, written_to
 from ramtrain.config import Products, Run
 from ramtrain.durable import Changed, commit_folder, sweep_all
 from ramtrain.errors import RamTrainError
@@ -165,8 +165,48 @@ def bring_home(
             confirm()
             return about()
 
-        commit_folder({**sources, **logs}, folder, report, growing=logs.keys(), about=finish)
+        best = _best_models(checkpoint, products, view)
+        also = [other.path for other in best if _has_same_content(other, checkpoint, upper)]
+        commit_folder(
+            {**sources, **logs}, folder, report, growing=logs.keys(), about=lambda: {**finish(), "also": also}
+        )
+    for other in best:
+        if other.path not in also:
+            _bring_best_home(run, other, upper, about(), report)
     return folder
+
+
+def _best_models(checkpoint: Checkpoint, products: Products, view: View) -> list[Checkpoint]:
+    place = glob.escape(str(PurePosixPath(checkpoint.path).parent))
+    found = []
+    for path, source in _plain_files(view, (str(PurePosixPath(place) / pattern) for pattern in products.best)):
+        name = path.removeprefix(shelf.IN_PROJECT)
+        if is_whole_file(source):
+            found.append(Checkpoint(name, ((name, Stamp.of(source.stat())),)))
+    return found
+
+
+def _has_same_content(best: Checkpoint, checkpoint: Checkpoint, upper: Path) -> bool:
+    try:
+        return len(checkpoint.files) == 1 and filecmp.cmp(upper / best.path, upper / checkpoint.path, shallow=False)
+    except FileNotFoundError:
+        return False
+
+
+def _bring_best_home(
+    run: str, best: Checkpoint, upper: Path, about: dict[str, Any], report: Callable[[int, int], None]
+) -> None:
+    """Make the best model so far durable, unless it is; if it cannot be, the checkpoint need not be tried again."""
+    if any((known.checkpoint, known.saved_s) == (best.path, best.saved_s) for known in shelf.best_models(run)):
+        return
+    folder = shelf.shelf(run) / f"best-{shelf.name_of(best.path, best.saved_s)}"
+    content = {**about, "checkpoint": best.path, "saved_s": best.saved_s}
+    try:
+        commit_folder({f"{shelf.IN_PROJECT}{best.path}": upper / best.path}, folder, report, about=lambda: content)
+    except Changed as reason:
+        log.debug("run %s: dropped: %s", run, reason)
+    except OSError as error:
+        log.warning("run %s: the best model so far, %s, could not be made durable: %s", run, best.path, error)
 
 
 def _plain_files(view: View, patterns: Iterable[str]) -> Iterator[tuple[str, Path]]:

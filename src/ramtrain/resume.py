@@ -229,6 +229,7 @@ def _go_on(
         assert start.durable is not None
         try:
             shelf.put_back(start.durable, stage, lease)
+            _put_back_best(run, lease, stage, start.durable)
         except RamTrainError as error:
             failed = set_aside(start.durable.folder, "failed")
             raise RamTrainError(f"run {run.run}: {error}; it is set aside as {failed}") from None
@@ -250,6 +251,19 @@ def _go_on(
         values = {"folder": str(PurePosixPath(start.checkpoint).parent), "checkpoint": start.checkpoint}
         arguments = fill_placeholders(run.trainer.resume.arguments, values)
     return arguments, Resumed(start.checkpoint, source, lost_s, lost_steps)
+
+
+def _put_back_best(run: Run, lease: Lease, stage: Stage, durable: DurableCheckpoint) -> None:
+    """Put the best model so far back as well, where it is another file than the checkpoint."""
+    for best in shelf.best_models(run.run):
+        if best.checkpoint not in durable.also and not durable.fingerprint.changes(best.fingerprint):
+            try:
+                shelf.put_back(best, stage, lease)
+            except RamTrainError as error:
+                failed = set_aside(best.folder, "failed")
+                log.warning("run %s: %s; it is set aside as %s", run.run, error, failed)
+                continue
+            return
 
 
 def _lost(start: Start, seen: Sighting | None) -> tuple[float | None, int | None]:

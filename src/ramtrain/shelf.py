@@ -2,7 +2,8 @@
 
 Each is a folder, whole or absent: `project/` holds the checkpoint's files, what it cannot be resumed without and the
 trainer's logs, under their paths in the project; `train.log` the trainer's output; `manifest.json` the hashes, when it
-was saved, and the fingerprint of the training. One that is not to be gone on with has a name with a word before it:
+was saved, and the fingerprint of the training. The best model so far, where it is another file, has a folder of its
+own, `best-...`, written when it has changed. What is not to be gone on with has a name with a word before it:
 `failed-`, `aside-`, `kept-`. `attempt.json` beside them says when the training was last seen alive.
 """
 
@@ -34,7 +35,10 @@ _ATTEMPT = "attempt.json"
 
 @dataclass(frozen=True)
 class DurableCheckpoint:
-    """A checkpoint on the disk: its folder, its path in the project, when it was saved (seconds since the epoch)."""
+    """A checkpoint on the disk: its folder, its path in the project, when it was saved (seconds since the epoch).
+
+    `also` are paths at which the trainer had the same file once more.
+    """
 
     folder: Path
     checkpoint: str
@@ -42,6 +46,7 @@ class DurableCheckpoint:
     progress: dict[str, str]
     fingerprint: Fingerprint
     files: list[Kept]
+    also: list[str]
 
     @property
     def size_bytes(self) -> int:
@@ -82,6 +87,7 @@ def about(checkpoint: str, saved_s: float, progress: Mapping[str, str], fingerpr
         "saved_s": saved_s,
         "progress": dict(progress),
         "fingerprint": asdict(fingerprint),
+        "also": [],
     }
 
 
@@ -111,9 +117,16 @@ def read_durable(folder: Path) -> DurableCheckpoint:
             progress=content["progress"],
             fingerprint=Fingerprint(**content["fingerprint"]),
             files=content["files"],
+            also=content["also"],
         )
     except (KeyError, TypeError) as error:
         raise RamTrainError(f"{folder} is no durable checkpoint that can be used: {error} is missing") from None
+
+
+def best_models(run: str) -> list[DurableCheckpoint]:
+    """Return the best models so far, the newest first."""
+    found = [read_durable(folder) for folder in shelf(run).glob("best-[0-9]*")]
+    return sorted(found, key=lambda best: best.saved_s, reverse=True)
 
 
 def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
@@ -132,6 +145,9 @@ def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
             path = PurePosixPath(file.path.removeprefix(IN_PROJECT))
             _make_parents(path, upper, Path(stage.project))
             fetch(durable.folder, file, upper / path)
+            if str(path) == durable.checkpoint:
+                for other in durable.also:
+                    fetch(durable.folder, file, upper / other)
         elif not (Path(lease.folder) / file.path).exists():
             fetch(durable.folder, file, Path(lease.folder) / file.path)
 
@@ -146,14 +162,16 @@ def _make_parents(path: PurePosixPath, upper: Path, project: Path) -> None:
 
 
 def prune(run: str, fingerprint: Fingerprint, keep: int) -> None:
-    """Remove all but the `keep` newest durable checkpoints of this training."""
-    for durable in _same(run, fingerprint)[keep:]:
+    """Remove all but the `keep` newest durable checkpoints of this training, and all but its newest best model."""
+    for durable in _same(durable_checkpoints(run), fingerprint)[keep:] + _same(best_models(run), fingerprint)[1:]:
         remove(durable.folder)
 
 
 def close(run: str, fingerprint: Fingerprint, keep: int) -> None:
     """Remove the durable checkpoints of a training whose model is at home, but for the `keep` newest."""
-    same = _same(run, fingerprint)
+    same = _same(durable_checkpoints(run), fingerprint)
+    for best in _same(best_models(run), fingerprint):
+        remove(best.folder)
     for durable in same[:keep]:
         kept = set_aside(durable.folder, "kept")
         log.info("run %s: the durable checkpoint %s stays", run, kept)
@@ -172,5 +190,5 @@ def close(run: str, fingerprint: Fingerprint, keep: int) -> None:
             shelf(run).rmdir()
 
 
-def _same(run: str, fingerprint: Fingerprint) -> list[DurableCheckpoint]:
-    return [durable for durable in durable_checkpoints(run) if not fingerprint.changes(durable.fingerprint)]
+def _same(found: list[DurableCheckpoint], fingerprint: Fingerprint) -> list[DurableCheckpoint]:
+    return [durable for durable in found if not fingerprint.changes(durable.fingerprint)]

@@ -190,7 +190,7 @@ class PowerCuts:
             if not is_exporting:
                 time.sleep(self.random.uniform(0, _LONGEST_WAIT_S))
             if is_exporting or self.random.random() < 0.5:
-                self._cut_amid_commits(times=12 if is_exporting else 3)
+                self._cut_amid_commits(times=12 if is_exporting else 1)
             self.cuts.append(self._cut())
 
     def _cut_amid_commits(self, times: int) -> None:

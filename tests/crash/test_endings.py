@@ -102,6 +102,22 @@ def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
     assert len(before) >= first - 1
 
 
+@pytest.mark.parametrize("best", [2, 4])
+def test_the_best_model_of_an_earlier_epoch_outlives_a_reboot(best: int, workplace: Workplace, resuming: Path) -> None:
+    config = resuming_config(resuming, **{"protect.max_loss": "1 s"})
+    config["project"]["command"] += ["--best", str(best)]
+    workplace.configure(config)
+    workplace.start(FAULT="exit@9")
+    assert workplace.wait() != 0
+    assert len(list(workplace.results.glob("checkpoints/best-*"))) == 1
+    workplace.check_disk()
+    workplace.reboot()
+    workplace.type_what_is_said(workplace.said())
+    record = workplace.check_finished(epochs=best)
+    assert "from the durable checkpoint" in record["protection"]["resumed_source"]
+    assert not (workplace.results / "checkpoints").exists()
+
+
 def test_success(workplace: Workplace) -> None:
     workplace.start(pause_s=0.4)
     assert workplace.wait() == 0, workplace.said()

@@ -254,7 +254,7 @@ def test_a_trainer_that_looks_for_itself_is_told_nothing(place: Place) -> None:
 
 
 def test_a_folder_is_a_checkpoint_like_a_file(place: Place) -> None:
-    resume = Resume(("--resume", "{checkpoint}"), ())
+    resume = Resume(("--resume", "{checkpoint}"), (), ())
     products = replace(place.run.products, checkpoints=("out/ck-*[0-9]",))
     place.run = replace(place.run, trainer=replace(place.run.trainer, resume=resume), products=products)
     for number in (1, 2):

@@ -22,6 +22,7 @@ parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--lr", default="0.1")
 parser.add_argument("--mb", type=int, default=1, help="size of a checkpoint")
 parser.add_argument("--keep", type=int, default=1, help="how many checkpoints it keeps")
+parser.add_argument("--best", type=int, default=0, help="the epoch that is better than all others; the last if 0")
 parser.add_argument("--continue_path", type=Path)
 arguments = parser.parse_args()
 
@@ -79,10 +80,13 @@ try:
             go_wrong(epoch)
         time.sleep(float(os.environ.get("PAUSE_S", "0")))
         save(folder / f"checkpoint_{epoch}.pth", epoch, state)
+        if epoch == arguments.best:
+            save(folder / "best_model.pth", epoch, state)
         (folder / f"checkpoint_{epoch - arguments.keep}.pth").unlink(missing_ok=True)
         with (folder / "trainer_0_log.txt").open("a") as log:
             log.write(f"epoch {epoch}\n")
 except KeyboardInterrupt:
     save(folder / f"checkpoint_{epoch}.pth", epoch, state)
     sys.exit(130)
-save(folder / "best_model.pth", epoch, state)
+if not arguments.best:
+    save(folder / "best_model.pth", epoch, state)
