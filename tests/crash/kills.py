@@ -50,7 +50,7 @@ MAX_LOSS_S = 3.0
 REBOOTS = 0.25
 HUNG_S = 180.0
 _SCRIPT = re.compile(r"\.(mount_ramdisk|stage_project|train_run|export_model|unmount_run)\.py$")
-_GOES_ON = re.compile(r"going on from (\S+), (?:what is still in (RAM)|the (durable checkpoint) ([^\s;]+))")
+_GOES_ON = re.compile(r"going on from (\S+), (?:which is still in (RAM)|from the (durable checkpoint) ([^\s;]+))")
 # How often is looked, what a record rounds, and a machine that is busy otherwise.
 _TOLERANCE_S = 1.0
 _TAIL = 4000
