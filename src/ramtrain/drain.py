@@ -1,7 +1,7 @@
 """Durable checkpoints: while a trainer trains, what a power cut would cost is kept within a bound.
 
 The newest complete checkpoint is brought home when waiting for the next one would break the bound; what a newer one
-overtakes is skipped, never queued. It is done in a thread of the lowest priority: a slow disk delays the next durable
+overtakes is skipped, never queued. It is done in a thread of low priority: a slow disk delays the next durable
 checkpoint, never the trainer.
 """
 
@@ -47,6 +47,9 @@ _TICK_S = 0.5
 _LOOKING_SHARE = 0.01
 _RETRY_S = 30.0
 _ALIVE_EVERY_S = 60.0
+# A tenth of a trainer's weight (sched(7)); with less, a trainer that spins on all cores would starve the drain for
+# longer than the bound, and the work to be done is the same.
+_NICE = 10
 _DAY_S = 86400.0
 
 
@@ -322,7 +325,7 @@ class Drain:
 
     def _work(self) -> None:
         # Both of these hold for a thread: setpriority(2), NOTES; ioprio_set(2).
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         psutil.Process(threading.get_native_id()).ionice(psutil.IOPRIO_CLASS_IDLE)
         try:
             wait_s = _TICK_S

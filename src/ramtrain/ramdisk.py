@@ -333,7 +333,10 @@ def _make_private(folder: Path) -> None:
             for part in (folder.parent.parent, folder.parent, folder):
                 part.mkdir(mode=stat.S_IRWXU, exist_ok=True)
                 check_own_folder(part)
-        except FileNotFoundError:  # another workflow, which has just ended, removed one that was empty
+        except (
+            FileNotFoundError,
+            FileExistsError,
+        ):  # another workflow, which has just ended, removed one that was empty
             if attempt == _MAKE_ATTEMPTS - 1:
                 raise
         else:

@@ -272,7 +272,8 @@ def _lost(start: Start, seen: Sighting | None) -> tuple[float | None, int | None
     steps = None
     if start.progress.get("step", "").isdigit() and seen.progress.get("step", "").isdigit():
         steps = max(0, int(seen.progress["step"]) - int(start.progress["step"]))
-    return round(max(0.0, seen.seen_s - start.saved_s), 3), steps
+    # What an attempt that ended before had trained is not lost again while nobody trains.
+    return round(max(0.0, seen.seen_s - max(start.saved_s, seen.started_s)), 3), steps
 
 
 def _hide(stage: Stage, start: Start) -> None:
