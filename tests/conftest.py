@@ -17,7 +17,7 @@ import yaml
 
 pytest.register_assert_rewrite("workplace")
 
-from workplace import Workplace, resuming_config, snakemake_argv  # noqa: E402
+from workplace import Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
 
 from ramtrain.ramdisk import ram_root  # noqa: E402
 from ramtrain.system import mounts  # noqa: E402
@@ -80,13 +80,7 @@ def small_config(project: Path, **changes: Any) -> dict[str, Any]:
         },
         "ramdisk": {"size": "64M"},
     }
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        part = config
-        for name in path:
-            part = part.setdefault(name, {})
-        part[last] = value
-    return config
+    return changed(config, changes)
 
 
 @dataclass(frozen=True)

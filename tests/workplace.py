@@ -32,6 +32,17 @@ def snakemake_argv(*arguments: str, cores: int = 1) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--cores", str(cores), "--snakefile", str(SNAKEFILE), *arguments]
 
 
+def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with values set anew; dotted keys name them."""
+    for key, value in changes.items():
+        part = config
+        *path, last = key.split(".")
+        for name in path:
+            part = part.setdefault(name, {})
+        part[last] = value
+    return config
+
+
 def resuming_config(project: Path, **changes: Any) -> dict[str, Any]:
     """Return a config for the project that resumes; dotted keys change it."""
     config: dict[str, Any] = {
@@ -44,13 +55,7 @@ def resuming_config(project: Path, **changes: Any) -> dict[str, Any]:
         "ramdisk": {"size": "64M"},
         "protect": {"max_loss": "2 s"},
     }
-    for key, value in changes.items():
-        part = config
-        *path, last = key.split(".")
-        for name in path:
-            part = part.setdefault(name, {})
-        part[last] = value
-    return config
+    return changed(config, changes)
 
 
 def expected_state(lr: str = "0.1", seed: int = 1, epochs: int = EPOCHS) -> str:

@@ -152,9 +152,7 @@ def bring_home(
             descriptors[descriptor] = stamp
             sources[f"{shelf.IN_PROJECT}{path}"] = Path(f"/proc/self/fd/{descriptor}")
         view = View([upper])
-        place = PurePosixPath(checkpoint.path).parent
-        companions = (str(PurePosixPath(glob.escape(str(place))) / pattern) for pattern in products.companions)
-        for path, source in _plain_files(view, companions):
+        for path, source in _plain_files(view, _beside(checkpoint, products.companions)):
             sources.setdefault(path, source)
         logs = {path: source for path, source in _plain_files(view, products.logs) if path not in sources}
         if (output := Path(lease.folder) / shelf.TRAINER_LOG).exists():
@@ -180,9 +178,8 @@ def bring_home(
 
 
 def _best_models(checkpoint: Checkpoint, products: Products, view: View) -> list[Checkpoint]:
-    place = glob.escape(str(PurePosixPath(checkpoint.path).parent))
     found = []
-    for path, source in _plain_files(view, (str(PurePosixPath(place) / pattern) for pattern in products.best)):
+    for path, source in _plain_files(view, _beside(checkpoint, products.best)):
         name = path.removeprefix(shelf.IN_PROJECT)
         if is_whole_file(source):
             found.append(Checkpoint(name, ((name, Stamp.of(source.stat())),)))
@@ -208,8 +205,14 @@ def _bring_best_home(
         commit_folder({f"{shelf.IN_PROJECT}{best.path}": upper / best.path}, folder, report, about=lambda: content)
     except Changed as reason:
         log.debug("run %s: dropped: %s", run, reason)
-    except OSError as error:
+    except (OSError, RamTrainError) as error:
         log.warning("run %s: the best model so far, %s, could not be made durable: %s", run, best.path, error)
+
+
+def _beside(checkpoint: Checkpoint, patterns: Iterable[str]) -> list[str]:
+    """Return globs that are meant in the checkpoint's folder as globs in the project."""
+    place = PurePosixPath(glob.escape(str(PurePosixPath(checkpoint.path).parent)))
+    return [str(place / pattern) for pattern in patterns]
 
 
 def _plain_files(view: View, patterns: Iterable[str]) -> Iterator[tuple[str, Path]]:

@@ -154,10 +154,14 @@ def acquire(run: Run, workdir: Path) -> Lease:
         _prune_empty(state)
         raise
     lease = replace(lease, mount_s=round(time.monotonic() - started, 3))
-    for folder in dict.fromkeys((lease.folder, lease.state)):
-        write_json(Path(folder) / MARK, asdict(lease))
+    _write_marks(lease)
     _make_temporary(lease)
     return lease
+
+
+def _write_marks(lease: Lease) -> None:
+    for folder in dict.fromkeys((lease.folder, lease.state)):
+        write_json(Path(folder) / MARK, asdict(lease))
 
 
 def _make_temporary(lease: Lease) -> None:
@@ -227,8 +231,7 @@ def enlarge(run: Run, lease: Lease) -> Lease:
         sudo = ("sudo", "-n") if lease.sudo else ()
         run_command(*sudo, "mount", "-o", f"remount,size={run.size_bytes}", lease.folder)
     lease = replace(lease, size_bytes=run.size_bytes)
-    for folder in dict.fromkeys((lease.folder, lease.state)):
-        write_json(Path(folder) / MARK, asdict(lease))
+    _write_marks(lease)
     return lease
 
 
@@ -333,10 +336,8 @@ def _make_private(folder: Path) -> None:
             for part in (folder.parent.parent, folder.parent, folder):
                 part.mkdir(mode=stat.S_IRWXU, exist_ok=True)
                 check_own_folder(part)
-        except (
-            FileNotFoundError,
-            FileExistsError,
-        ):  # another workflow, which has just ended, removed one that was empty
+        except (FileNotFoundError, FileExistsError):
+            # Another workflow, which has just ended, removed one that was empty.
             if attempt == _MAKE_ATTEMPTS - 1:
                 raise
         else:

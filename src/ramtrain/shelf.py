@@ -93,8 +93,17 @@ def about(checkpoint: str, saved_s: float, progress: Mapping[str, str], fingerpr
 
 def durable_checkpoints(run: str) -> list[DurableCheckpoint]:
     """Return what may be gone on with, the newest first; what cannot be read is named in the log and left."""
+    return _read_all(run, "[0-9]*")
+
+
+def best_models(run: str) -> list[DurableCheckpoint]:
+    """Return the best models so far, likewise."""
+    return _read_all(run, "best-[0-9]*")
+
+
+def _read_all(run: str, pattern: str) -> list[DurableCheckpoint]:
     found = []
-    for folder in shelf(run).glob("[0-9]*"):
+    for folder in shelf(run).glob(pattern):
         try:
             found.append(read_durable(folder))
         except RamTrainError as error:
@@ -121,12 +130,6 @@ def read_durable(folder: Path) -> DurableCheckpoint:
         )
     except (KeyError, TypeError) as error:
         raise RamTrainError(f"{folder} is no durable checkpoint that can be used: {error} is missing") from None
-
-
-def best_models(run: str) -> list[DurableCheckpoint]:
-    """Return the best models so far, the newest first."""
-    found = [read_durable(folder) for folder in shelf(run).glob("best-[0-9]*")]
-    return sorted(found, key=lambda best: best.saved_s, reverse=True)
 
 
 def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
