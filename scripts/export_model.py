@@ -10,6 +10,7 @@ from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
 from ramtrain.config import Run
+from ramtrain.durable import sync_tree
 from ramtrain.export import export_model, home
 from ramtrain.ramdisk import Lease, current
 from ramtrain.record import Steps
@@ -17,12 +18,17 @@ from ramtrain.script import script
 from ramtrain.staging import Stage, current_stage
 from ramtrain.supervise import Training
 
+# What the parameters of each training were. Snakemake does not sync it; an export without it, after a power cut, would
+# pass for that of any parameters.
+SNAKEMAKE_NOTES = Path(".snakemake/metadata")
+
 
 def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, export_file: Path) -> None:
     """Export, and keep all that the steps so far have left for the record."""
     lease, training = current(Lease.read(lease_file)), Training.read(train_file)
     stage = current_stage(lease) or Stage.read(stage_file)  # a training that starts anew stages anew
     exported = export_model(run.run, run.products, lease, stage)
+    sync_tree(SNAKEMAKE_NOTES)
     Steps(lease, stage, training, exported).write(export_file)
     size_bytes = sum(file.bytes for file in (*exported.model, *exported.artifacts))
     logging.info(

@@ -22,6 +22,7 @@ import secrets
 import stat
 from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -281,6 +282,16 @@ def make_folders(path: Path, disk: Disk = DISK) -> None:
     elif not os.access(path.parent, os.R_OK | os.W_OK):
         return
     disk.sync_folder(path.parent)  # also of one that is there: a call that was killed may have made it
+
+
+def sync_tree(folder: Path, disk: Disk = DISK) -> None:
+    """Have the disk hold what another program has written into its folder so far; what it removes is let go."""
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError), open(Path(path, name), "rb") as file:
+                disk.sync(file)
+        with suppress(FileNotFoundError):
+            disk.sync_folder(Path(path))
 
 
 def _partial(path: Path) -> Path:

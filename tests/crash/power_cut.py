@@ -8,6 +8,7 @@ as much as it can: names reach the device within a second, contents that were no
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import json
@@ -257,8 +258,20 @@ class PowerCuts:
             assert had.model != cut.lr, f"{cut}: the cut before left {had}, this one {held}"
             assert held.epoch >= had.epoch, f"{cut}: the cut before left {had}, this one {held}"
         assert not cut.is_home or held.model == cut.lr, f"{cut}: the RAM was released and the model is not at home"
+        if (export := home / "export.json").exists():
+            command = json.loads(export.read_text())["training"]["fingerprint"]["training"]["command"]
+            assert command == self._command_in_notes(), f"{cut}: for Snakemake, any parameters are those of the model"
         self.held[cut.lr] = held
         return held
+
+    def _command_in_notes(self) -> list[str] | None:
+        """Return the command that Snakemake has noted of the training."""
+        for note in self.place.workdir.glob(".snakemake/metadata/*"):
+            with contextlib.suppress(json.JSONDecodeError):
+                content = json.loads(note.read_text())
+                if content["rule"] == "train_run":
+                    return ast.literal_eval(content["params"][0])["command"]
+        return None
 
     def _model_before(self, cut: Cut) -> str | None:
         return dict(zip(self.trainings[1:], self.trainings, strict=False)).get(cut.lr)
