@@ -40,13 +40,14 @@ import json, os, time
 import numpy as np
 weights = np.random.default_rng(1).standard_normal((768, 768), dtype=np.float32)
 state, steps_s = weights, []
-payload = np.random.default_rng(2).bytes(57 << 20)
+payload = bytearray(np.random.default_rng(2).bytes(57 << 20))
 for step in range(1600):
     started = time.perf_counter()
     for _ in range(2):
         state = np.tanh(weights @ state / 28)
     steps_s.append(time.perf_counter() - started)
     if step % 100 == 99:
+        payload[:4] = step.to_bytes(4, "little")
         with open(f"checkpoint_{step}.bin", "wb") as file:
             file.write(payload)
         if os.path.exists(f"checkpoint_{step - 200}.bin"):
