@@ -2,6 +2,7 @@
 
 snakemake --cores 1 train      every configured run: trained, model at home, verified, RAM released, record written
 snakemake --cores 1 unmount    whatever earlier runs left in RAM: brought home, then released
+snakemake --cores 1 benchmark_io   this disk against this RAM disk, and a run without a RAM disk against the same in RAM
 snakemake --cores 1            all of it, and the table of the runs
 """
 
@@ -13,6 +14,7 @@ min_version("9.0")
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ramdisk.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -24,10 +26,11 @@ rule train:
 
 
 rule all:
-    """All of it: every run trained, and the table of the runs."""
+    """All of it: every run trained, the benchmark, the table of the runs."""
     default_target: True
     input:
         rules.train.input,
+        rules.benchmark_io.output,
         rules.summary.output,
 
 
@@ -42,7 +45,7 @@ rule unmount:
 
 
 onstart:
-    caller.pass_signals_on("train_run.py")
+    caller.pass_signals_on("train_run.py", "benchmark_io.py")
 
 
 onerror:

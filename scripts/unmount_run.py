@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ramtrain.benchmark import BASELINE, read_baseline
 from ramtrain.config import Run
+from ramtrain.endurance import add_to_total
 from ramtrain.export import check_home
 from ramtrain.ramdisk import release
 from ramtrain.record import Steps, compose, in_brief, write_record
 from ramtrain.script import script, workflow_home
-from ramtrain.shelf import close, home
+from ramtrain.shelf import RESULTS, close, home
 
 
 def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_file: Path, schema: Path) -> None:
@@ -24,8 +26,16 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
     check_home(run.run, steps.lease, steps.export)
     close(run.run, steps.training.fingerprint, run.protect.keep_after_success)
     release(steps.lease)
-    record = compose(steps, config, Path.cwd(), unmount_s=round(time.monotonic() - started, 3))
+    record = compose(
+        steps,
+        config,
+        Path.cwd(),
+        unmount_s=round(time.monotonic() - started, 3),
+        baseline=read_baseline(RESULTS / BASELINE, run),
+        tbw=config["disk"]["tbw"],
+    )
     write_record(record_file, record, schema)
+    add_to_total(RESULTS / "endurance.tsv", record)
     logging.info("%s", in_brief(record, home(run.run)))
 
 

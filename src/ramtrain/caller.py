@@ -35,8 +35,8 @@ def remember(configfiles: Sequence[str | Path]) -> None:
     os.environ[_CALLER] = json.dumps(content)
 
 
-def pass_signals_on(script: str) -> None:
-    """Have this process, Snakemake, tell the script when it alone is told to end.
+def pass_signals_on(*scripts: str) -> None:
+    """Have this process, Snakemake, tell the scripts when it alone is told to end.
 
     Snakemake itself then waits for its jobs to finish, however long they take. Its own handlers are called once.
     """
@@ -44,7 +44,7 @@ def pass_signals_on(script: str) -> None:
     def tell(number: int, frame: FrameType | None) -> None:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it has ended
-                if any(part.endswith(script) for part in process.cmdline()):
+                if any(part.endswith(scripts) for part in process.cmdline()):
                     process.send_signal(TOLD_TO_END)
         handler = before.pop(number, None)  # asked again, Snakemake would only trip over itself
         if callable(handler):

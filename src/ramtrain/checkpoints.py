@@ -138,9 +138,15 @@ def written_to(processes: Iterable[psutil.Process], root: str) -> set[str]:
     return {
         os.path.relpath(path, root)
         for process in processes
-        for path in (*_open_for_writing(process.pid), *_mapped_for_writing(process.pid))
+        for path in written_by(process.pid)
         if path.startswith(f"{root}/")
     }
+
+
+def written_by(pid: int) -> Iterator[str]:
+    """Yield the paths, as the process sees them, of what it has open or mapped for writing; pipes and such as well."""
+    yield from _open_for_writing(pid)
+    yield from _mapped_for_writing(pid)
 
 
 def _open_for_writing(pid: int) -> Iterator[str]:

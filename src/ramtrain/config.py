@@ -23,7 +23,7 @@ from ramtrain.schema import complete, load_yaml
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(?:(%)|([KMGT]?)(?:i?B)?)", re.IGNORECASE)
-_RESERVED = ("logs", "summary.tsv", "README.md")
+_RESERVED = ("logs", "benchmark_io", "summary.tsv", "README.md")
 _MIB_BYTES = 1 << 20
 
 
@@ -394,6 +394,18 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             raise RamTrainError(f"project.command: run {run.run}: the character NUL is not possible in a command.")
         runs[run.run] = run
     return runs
+
+
+def benchmark_run(config: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | None:
+    """Return the run that `benchmark_io` trains without a RAM disk and with one; None if the config names none.
+
+    Raises:
+        RamTrainError: there is no such run.
+    """
+    name = config["benchmark"]["run"]
+    if name is not None and name not in runs:
+        raise RamTrainError(f"benchmark.run: {name!r} is no run; the runs are {', '.join(runs)}.")
+    return None if name is None else runs[name]
 
 
 def check_project(run: Run) -> None:

@@ -34,6 +34,7 @@ from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.ramdisk import Lease
 from ramtrain.sighting import Sighting
 from ramtrain.staging import Stage
+from ramtrain.system import born_s
 from ramtrain.view import View
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,14 @@ class Drained:
     worst_loss_s: float = 0.0
     longest_spacing_s: float = 0.0
     longest_drain_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint as the trainer saved it: its size, and how long that took, where the file system tells."""
+
+    size_bytes: int
+    save_s: float | None
 
 
 @dataclass
@@ -291,6 +300,8 @@ class Drain:
         self.newest: Checkpoint | None = None
         self._last_newest: Checkpoint | None = None
         self.durable: Path | None = None
+        self.saved: list[Saved] = []
+        self._inodes: set[int] = set()
         self.last: Sighting | None = None
         self._alive_s = 0.0
         self._changed_s: dict[Checkpoint, float] = {}
@@ -389,6 +400,7 @@ class Drain:
                 continue
             if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint):
                 self._complete[checkpoint] = self.progress()
+                self._note_saved(checkpoint, upper)
                 self.schedule.saw(checkpoint.saved_s, time.time())
         for gone in self._complete.keys() - set(found):
             del self._complete[gone]
@@ -396,6 +408,20 @@ class Drain:
             self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
         self._last_newest = self.newest or self._last_newest
+
+    def _note_saved(self, checkpoint: Checkpoint, upper: Path) -> None:
+        """Note how long a checkpoint took to be saved: from when its first file was made to the last write.
+
+        A file that is written anew in its place was made when it was first written: of it nothing is known.
+        """
+        inodes = {stamp.inode for _, stamp in checkpoint.files}
+        with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+            born = [born_s(upper / path) for path, _ in checkpoint.files]
+            is_new = inodes.isdisjoint(self._inodes)
+            first_s = min((second for second in born if second), default=None) if is_new else None
+            save_s = None if first_s is None else round(max(0.0, checkpoint.saved_s - first_s), 3)
+            self.saved.append(Saved(checkpoint.size_bytes, save_s))
+        self._inodes |= inodes
 
     def _is_written_to(self, checkpoint: Checkpoint) -> bool:
         return not written_to(self.processes(), self.stage.ram).isdisjoint(path for path, _ in checkpoint.files)

@@ -106,12 +106,18 @@ DISK = Disk()
 def write_json(path: Path, content: Mapping[str, Any], disk: Disk = DISK) -> None:
     """Write `content` to `path`: the old file or the new one, whole, whatever happens in between."""
     # A file name that is no UTF-8 becomes a JSON escape, and itself again when it is read.
-    text = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    write_bytes(
+        path, json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n", disk
+    )
+
+
+def write_bytes(path: Path, content: bytes, disk: Disk = DISK) -> None:
+    """Write `content` to `path`: likewise."""
     sweep(path, disk)
     partial = _partial(path)
     try:
         with disk.create(partial) as file:
-            disk.write(file, text)
+            disk.write(file, content)
             disk.sync(file)
         disk.rename(partial, path)
     except BaseException:

@@ -20,6 +20,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import Lease
+from ramtrain.series import series_of
 from ramtrain.shelf import TRAINER_LOG, home
 from ramtrain.staging import Stage
 from ramtrain.view import Escapes, View
@@ -50,16 +51,20 @@ class Export:
 
 
 def keep_log(run: str, lease: Lease) -> Path:
-    """Bring the trainer's output home; return where it is then."""
-    source, target = Path(lease.folder) / TRAINER_LOG, home(run) / TRAINER_LOG
-    if not source.exists():
-        return target
-    try:
-        commit_file(source, target)
-    except (OSError, RamTrainError) as error:
-        log.error("run %s: its log could not be brought home: %s", run, error)
-        return source
-    return target
+    """Bring the trainer's output and the series of the training home; return where the output is then."""
+    kept = Path(lease.folder) / TRAINER_LOG
+    for source in _logs(lease):
+        try:
+            commit_file(source, home(run) / source.name)
+        except (OSError, RamTrainError) as error:
+            log.error("run %s: %s could not be brought home: %s", run, source, error)
+        else:
+            kept = home(run) / TRAINER_LOG if source == kept else kept
+    return kept
+
+
+def _logs(lease: Lease) -> list[Path]:
+    return [path for path in (Path(lease.folder) / TRAINER_LOG, series_of(lease)) if path.exists()]
 
 
 def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Export:
@@ -74,12 +79,12 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
     artifacts = _find_artifacts(run, products, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
     total_bytes = sum(sizes.values())
-    target, output = home(run), Path(lease.folder) / TRAINER_LOG
+    target, logs = home(run), _logs(lease)
     try:
         make_folders(target)
-        _check_room(target, total_bytes + (output.stat().st_size if output.exists() else 0))
-        if output.exists():
-            commit_file(output, target / TRAINER_LOG)
+        _check_room(target, total_bytes + sum(path.stat().st_size for path in logs))
+        for path in logs:
+            commit_file(path, target / path.name)
         with CopyProgress(f"run {run}: exporting", len(sizes), total_bytes) as progress:
             kept_model = commit_folder(_shorten(model), target / "model", progress.add)
             kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []

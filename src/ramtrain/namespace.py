@@ -24,6 +24,9 @@ ENTER = {
     "user": ("unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "--"),
 }
 
+# By which an overlay of ours is known among the mounts.
+OVERLAY_SOURCE = "ramtrain"
+
 
 @dataclass(frozen=True)
 class Overlay:
@@ -49,7 +52,7 @@ def mount_overlays(overlays: Sequence[Overlay], namespace: str) -> None:
         zip(overlays, opened, strict=True), key=lambda pair: len(Path(pair[0].lower).parts)
     ):
         layers = f"lowerdir=/proc/self/fd/{lower},upperdir=/proc/self/fd/{upper},workdir=/proc/self/fd/{work}"
-        mount("overlay", overlay.lower, "overlay", f"{layers},{options}")
+        mount(OVERLAY_SOURCE, overlay.lower, "overlay", f"{layers},{options}")
     for descriptors in opened:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,9 @@ from typing import Any
 from humanfriendly import format_size, format_timespan
 from humanfriendly.text import pluralize
 
+from ramtrain.benchmark import Baseline
 from ramtrain.durable import write_json
+from ramtrain.endurance import Drive, ask_drive, rated_bytes, wear
 from ramtrain.environment import describe_machine
 from ramtrain.export import Export
 from ramtrain.meter import DiskCounters, ProcessWrites, disk_counters
@@ -20,6 +23,7 @@ from ramtrain.ramdisk import Lease
 from ramtrain.schema import complete, load_yaml
 from ramtrain.staging import Stage
 from ramtrain.supervise import Training
+from ramtrain.system import sync_filesystem
 
 _PROCESS_METHOD = (
     "/proc/PID/io of the supervising process before and after, children waited for included; "
@@ -27,7 +31,19 @@ _PROCESS_METHOD = (
 )
 _DRAIN_METHOD = "/proc/self/io of the supervising process around each durable checkpoint: write_bytes - cancelled"
 _DEVICE_METHOD = "/proc/diskstats, sectors written from mount to unmount, all processes"
-_FILESYSTEM_METHOD = "ext4 session_write_kbytes from mount to unmount, all processes"
+_FILESYSTEM_METHODS = {
+    "ext4": "session_write_kbytes from mount to unmount, all processes: what went to the device",
+    "xfs": "xs_write_bytes from mount to unmount, all processes: what was given to it, the page cache included",
+}
+_IDLE_METHOD = "/proc/diskstats from mount to the trainer's start, in which this run writes next to nothing"
+_CGROUP_METHOD = "io.stat of the cgroup (v2) that RamTrain and the trainer are in, from mount to unmount"
+_OWN_METHOD = (
+    "/proc/self/io of the supervising process while it trains, less the trainer and the durable checkpoints: "
+    "write_bytes - cancelled"
+)
+_DRIVE_METHOD = "smartctl: all that hosts have written to the drive in its life"
+# Later the time between mount and start is not that of one call: a training went on after a pause.
+_LONGEST_IDLE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +71,36 @@ class Steps:
         )
 
 
-def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: float) -> dict[str, Any]:
-    """Return the record of a run; the disk's counters are read now, to end its account."""
+def compose(
+    steps: Steps,
+    config: Mapping[str, Any],
+    workdir: Path,
+    unmount_s: float,
+    baseline: Baseline | None = None,
+    tbw: float | None = None,
+) -> dict[str, Any]:
+    """Return the record of a run; the disk's counters are read now, to end its account.
+
+    Args:
+        tbw: what the drive is rated for, in TB, if the config says so.
+    """
     lease, stage, training, export = steps.lease, steps.stage, steps.training, steps.export
+    if lease.backend == "disk":
+        sync_filesystem(workdir)  # what lies in the page cache is this run's to account for
     ended = datetime.now(UTC)
     after = disk_counters(workdir)
+    drive = next(filter(None, map(ask_drive, after.physical)), None)
+    total_s = round(max(0.0, (ended - datetime.fromisoformat(lease.started)).total_seconds()), 3)
+    written_bytes = sum(
+        max(0, part)
+        for part in (
+            training.writes.disk_bytes,
+            training.drained.disk_bytes,
+            export.writes.disk_bytes,
+            training.own_disk_bytes,
+        )
+    )
+    without_bytes = baseline.device_bytes if baseline else None
     project = training.project
     return {
         "run": lease.run,
@@ -74,10 +115,13 @@ def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: f
             "train": training.train_s,
             "export": export.export_s,
             "unmount": unmount_s,
-            "total": round(max(0.0, (ended - datetime.fromisoformat(lease.started)).total_seconds()), 3),
+            "total": total_s,
         },
         "writes": {
-            "trainer": _process_writes(training.writes),
+            "trainer": {
+                **_process_writes(training.writes),
+                "strays": [{"path": path, "bytes": size_bytes} for path, size_bytes in training.strays.items()],
+            },
             "drain": {
                 "disk_bytes": training.drained.disk_bytes,
                 "checkpoints": training.drained.checkpoints,
@@ -87,25 +131,39 @@ def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: f
                 "method": _DRAIN_METHOD,
             },
             "export": _process_writes(export.writes),
+            "own": {"disk_bytes": training.own_disk_bytes, "method": _OWN_METHOD},
             "filesystem": {
                 "type": after.filesystem,
-                "bytes": _difference(after, lease.counters, "filesystem_bytes"),
-                "method": _FILESYSTEM_METHOD,
+                "bytes": after.since(lease.counters, "filesystem_bytes"),
+                "method": _FILESYSTEM_METHODS.get(after.filesystem, "none: it has no such counter"),
             },
             "device": {
                 "name": after.device,
-                "bytes": _difference(after, lease.counters, "device_bytes"),
+                "bytes": after.since(lease.counters),
+                "physical": _physical(after, lease.counters),
+                "idle": _idle(training.before, lease.counters),
                 "method": _DEVICE_METHOD,
             },
-            "baseline": None,
+            "cgroup": {
+                "path": after.cgroup,
+                "bytes": after.since(lease.counters, "cgroup_bytes"),
+                "method": _CGROUP_METHOD,
+            },
+            "drive": {**asdict(drive), "method": _DRIVE_METHOD} if drive else None,
+            "baseline": asdict(baseline) if baseline else None,
+            "written_bytes": written_bytes,
+            "saved_bytes": None if without_bytes is None else without_bytes - written_bytes,
         },
+        "endurance": _endurance(written_bytes, without_bytes, total_s, tbw, drive),
         "ramdisk": {
             "backend": lease.backend,
             "why": lease.why,
             "size_bytes": lease.size_bytes,
             "peak_bytes": training.peak_bytes,
             "swap": lease.may_swap,
+            "swapped_out_bytes": max(0, after.swapped_out_bytes - lease.counters.swapped_out_bytes),
         },
+        "checkpoints": _checkpoints(training),
         "staging": {"method": stage.method, "why": stage.why, "files": stage.files, "bytes": stage.bytes},
         "protection": {
             "max_loss_s": training.drained.max_loss_s,
@@ -132,6 +190,46 @@ def compose(steps: Steps, config: Mapping[str, Any], workdir: Path, unmount_s: f
     }
 
 
+def _physical(after: DiskCounters, before: DiskCounters) -> list[dict[str, Any]]:
+    known = [name for name in after.physical if name in before.physical]
+    return [
+        {"name": name, "bytes": size_bytes}
+        for name in known
+        if (size_bytes := after.physical[name] - before.physical[name]) >= 0
+    ]
+
+
+def _idle(start: DiskCounters, mount: DiskCounters) -> dict[str, Any] | None:
+    """Return what the device was given before the trainer started: the neighbours' share, as far as that tells."""
+    size_bytes, over_s = start.since(mount), round(start.read_s - mount.read_s, 3)
+    if size_bytes is None or not 0 < over_s <= _LONGEST_IDLE_S:
+        return None
+    return {"bytes": size_bytes, "over_s": over_s, "method": _IDLE_METHOD}
+
+
+def _checkpoints(training: Training) -> dict[str, Any]:
+    saves_s = [saved.save_s for saved in training.saved if saved.save_s is not None]
+    return {
+        "seen": len(training.saved),
+        "size_bytes": statistics.median(saved.size_bytes for saved in training.saved) if training.saved else None,
+        "save_s": round(statistics.median(saves_s), 3) if saves_s else None,
+    }
+
+
+def _endurance(
+    written_bytes: int, without_bytes: int | None, total_s: float, tbw: float | None, drive: Drive | None
+) -> dict[str, Any] | None:
+    rated, source = rated_bytes(tbw, drive)
+    if rated is None:
+        return None
+    return {
+        "rated_bytes": rated,
+        "source": source,
+        "with_ram": wear(written_bytes, total_s, rated),
+        "without": None if without_bytes is None else wear(without_bytes, total_s, rated),
+    }
+
+
 def write_record(path: Path, record: Mapping[str, Any], schema: Path) -> None:
     """Check a record against its JSON schema and write it.
 
@@ -153,22 +251,16 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
     if record["protection"]["resumed_from"]:
         took = f"{format_timespan(record['timings_s']['train'])} since it went on"
     model_bytes = sum(file["bytes"] for file in record["model"])
+    saved = "" if writes["saved_bytes"] is None else f"; {size(max(0, writes['saved_bytes']))} saved, as measured"
     return (
         f"run {record['run']}: done in {took}. The model is in {home}/model, "
         f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified; the RAM is released.\n"
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
         f"{size(writes['trainer']['disk_bytes'])} went to the disk; "
         f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the "
-        f"export {size(writes['export']['disk_bytes'])}. Record: {home}/record.json"
+        f"export {size(writes['export']['disk_bytes'])}{saved}. Record: {home}/record.json"
     )
 
 
 def _process_writes(writes: ProcessWrites) -> dict[str, Any]:
     return {**asdict(writes), "method": _PROCESS_METHOD}
-
-
-def _difference(after: DiskCounters, before: DiskCounters, name: str) -> int | None:
-    first, last = getattr(before, name), getattr(after, name)
-    if first is None or last is None or before.device != after.device or last < first:
-        return None  # there is no such counter, it is another disk's, or a reboot has set it back
-    return last - first

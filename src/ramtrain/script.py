@@ -24,8 +24,7 @@ def script(snakemake: Any) -> Iterator[Run]:
     A `RamTrainError`, or what the system says of a file, ends the script with its text and status 1. Anything else is
     a defect and shows its traceback.
     """
-    log_to(Path(snakemake.log[0]))
-    try:
+    with _told(snakemake, f"run {snakemake.wildcards.run}", "train", "What is in RAM stays there. "):
         runs = load_runs(snakemake.config, workflow_home(snakemake))
         if snakemake.wildcards.run not in runs:
             raise RamTrainError(
@@ -33,19 +32,32 @@ def script(snakemake: Any) -> Iterator[Run]:
                 f"or bring home what is there: {caller.command('unmount')}"
             )
         yield runs[snakemake.wildcards.run]
+
+
+@contextmanager
+def script_of_all(snakemake: Any, target: str) -> Iterator[dict[str, Run]]:
+    """Give a script that is no single run's the settings of all; likewise.
+
+    Args:
+        target: what is typed to run it again.
+    """
+    with _told(snakemake, target, target):
+        yield load_runs(snakemake.config, workflow_home(snakemake))
+
+
+@contextmanager
+def _told(snakemake: Any, what: str, target: str, comfort: str = "") -> Iterator[None]:
+    log_to(Path(snakemake.log[0]))
+    try:
+        yield
     except RamTrainError as error:
         log.error("%s", error)
         sys.exit(1)
     except OSError as error:
-        log.error(
-            "run %s: %s. What is in RAM stays there. When the cause is mended, type `%s`.",
-            snakemake.wildcards.run,
-            error,
-            caller.command("train"),
-        )
+        log.error("%s: %s. %sWhen the cause is mended, type `%s`.", what, error, comfort, caller.command(target))
         sys.exit(1)
     except KeyboardInterrupt:
-        log.error("run %s: interrupted. To go on, type `%s`.", snakemake.wildcards.run, caller.command("train"))
+        log.error("%s: interrupted. To go on, type `%s`.", what, caller.command(target))
         sys.exit(128 + signal.SIGINT)
 
 

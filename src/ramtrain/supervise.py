@@ -22,21 +22,23 @@ from humanfriendly import format_size
 
 from ramtrain import caller
 from ramtrain.config import Run
-from ramtrain.drain import Drain, Drained
+from ramtrain.drain import Drain, Drained, Saved
 from ramtrain.durable import remove
 from ramtrain.environment import ProjectState, describe_project, read_inputs
 from ramtrain.errors import RamTrainError
 from ramtrain.export import keep_log
 from ramtrain.fingerprint import Fingerprint, fingerprint
 from ramtrain.keeper import ABANDONED_GRACE_S, Ending, Order, Stop, kill_descendants
-from ramtrain.meter import ProcessWrites, writes_of
+from ramtrain.meter import NO_WRITES, DiskCounters, ProcessWrites, disk_counters, own_writes, writes_of
 from ramtrain.namespace import ENTER
 from ramtrain.progress import TrainingProgress
 from ramtrain.ramdisk import Lease, enlarge, only_one, temporary_folder, used_bytes
 from ramtrain.resume import Ladder, Resumed, prepare
+from ramtrain.series import Sample, Series, series_of
 from ramtrain.shelf import TRAINER_LOG, durable_checkpoints, export_file
 from ramtrain.sighting import SIGHTING
 from ramtrain.staging import Begun, Stage
+from ramtrain.strays import MUCH_BYTES, Strays
 from ramtrain.system import PR_SET_CHILD_SUBREAPER, set_process_attribute
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.5
 # Measuring a folder means walking it; it may take this share of the time.
 _MEASURING_SHARE = 0.005
-_SIGHTING_S = 1.0
+_SAMPLE_S = _SIGHTING_S = 1.0
 _SAME_SIGNAL_S = {False: 0.5, True: 5.0}  # it takes Snakemake a while to pass one on
 # A trainer that fails sooner, without a word of progress, could not load its checkpoint.
 _LOADING_S = 300.0
@@ -56,9 +58,22 @@ TOLD_BY_SNAKEMAKE = "a signal to Snakemake"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 
 
+class Failed(RamTrainError):
+    """A training that did not end well: `what` says how it ended, the rest of the text what to do now."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}\n{remedy}")
+        self.what = what
+
+
 @dataclass(frozen=True)
 class Training:
-    """A training that ended well; `progress` is what its output said last, `resumed` what it went on from."""
+    """A training that ended well; `progress` is what its output said last, `resumed` what it went on from.
+
+    `saved` are the complete checkpoints that were seen, `strays` files on a disk that the trainer wrote, with their
+    sizes, `own_disk_bytes` what RamTrain wrote beside it, durable checkpoints apart. `before` are the disk's counters
+    at its start.
+    """
 
     command: list[str]
     train_s: float
@@ -67,6 +82,10 @@ class Training:
     left_behind: int
     progress: dict[str, str]
     drained: Drained
+    saved: list[Saved]
+    strays: dict[str, int]
+    own_disk_bytes: int
+    before: DiskCounters
     resumed: Resumed | None
     project: ProjectState
     fingerprint: Fingerprint
@@ -82,6 +101,8 @@ class Training:
         parts = {
             "writes": ProcessWrites(**content["writes"]),
             "drained": Drained(**content["drained"]),
+            "saved": [Saved(**entry) for entry in content["saved"]],
+            "before": DiskCounters(**content["before"]),
             "resumed": content["resumed"] and Resumed(**content["resumed"]),
             "project": ProjectState(**content["project"]),
             "fingerprint": Fingerprint(**content["fingerprint"]),
@@ -109,6 +130,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         # Snakemake forgets that it had to train again when that is cut short; a missing export it does not forget.
         remove(export_file(run.run))
         lease = enlarge(run, lease)
+        own_before, trainers = own_writes(), NO_WRITES
         inputs = background.submit(read_inputs, run.project.resolve())
 
         def mine() -> Fingerprint:
@@ -133,15 +155,21 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             project = background.submit(lambda argv: describe_project(run, argv[0], inputs.result()), order.argv)
             watch = _Watch(run, lease, stage, order, signals, mine)
             ending = watch.until_end()
+            trainers = trainers.and_also(watch.written)
             if not (ladder.is_resuming and _could_not_load(ending, watch)):
                 ladder.works(watch.made_progress())
                 break
         noted.result()
         log_at_home = keep_log(run.run, lease)
         if trouble := _trouble(ending, watch.stopped_by):
-            raise RamTrainError(_explain(run, lease, stage, watch, trouble, ladder, log_at_home))
+            what = f"run {run.run}: {trouble} after {watch.train_s:.0f} s. Its output, in {log_at_home}, ends:"
+            raise Failed(
+                f"{what}\n{_tail(Path(lease.folder) / TRAINER_LOG)}", _explain(run, lease, stage, watch, ladder)
+            )
         Begun(mine(), run.products, finished=True).write(lease)
     assert ending is not None  # else there was trouble
+    watch.warn_of_strays()
+    own_disk_bytes = own_writes().since(own_before).disk_bytes - trainers.disk_bytes - watch.drain.result.disk_bytes
     if ending.left_behind:
         log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
     return Training(
@@ -152,6 +180,10 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         left_behind=ending.left_behind,
         progress=watch.progress.latest,
         drained=watch.drain.result,
+        saved=watch.drain.saved,
+        strays=watch.strays.files,
+        own_disk_bytes=own_disk_bytes,
+        before=watch.before,
         resumed=ladder.resumed,
         project=project.result(),
         fingerprint=mine(),
@@ -159,6 +191,8 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
 
 
 def _warn_unprotected(run: Run) -> None:
+    if run.backend == "disk":
+        return  # what the trainer saves is on the disk
     if run.protect.max_loss_s is None:
         log.warning(
             "run %s: protect.max_loss is never: nothing is written to the disk while it trains, and a power cut costs "
@@ -178,13 +212,10 @@ def _could_not_load(ending: Ending | None, watch: _Watch) -> bool:
     return failed and not watch.made_progress()
 
 
-def _explain(
-    run: Run, lease: Lease, stage: Stage, watch: _Watch, trouble: str, ladder: Ladder, log_at_home: Path
-) -> str:
-    """Return what happened, where the newest checkpoint is, and what to type."""
+def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder) -> str:
+    """Return where the newest checkpoint is, and what to type."""
     unlock = f"{caller.command('--unlock')} && " if caller.has_ended() else ""
-    lines = [f"run {run.run}: {trouble} after {watch.train_s:.0f} s. Its output, in {log_at_home}, ends:"]
-    lines.append(_tail(Path(lease.folder) / TRAINER_LOG))
+    lines = []
     newest = watch.drain.newest
     if ladder.has_failed:
         lines.append(f"It could not go on from any of its checkpoints ({', '.join(ladder.tried_names)}).")
@@ -234,9 +265,12 @@ class _Watch:
         self.stopped_s = 0.0
         self.has_ended = False
         self.used_bytes = self.peak_bytes = 0
-        self.next_measure = self.next_sighting = 0.0
+        self.next_measure = self.next_sample = self.next_sighting = 0.0
+        self.strays, self.told_of_strays = Strays(), False
+        self.series = Series(series_of(lease), run.trainer.progress)
+        self.before = disk_counters(Path(lease.workdir))
         self.oom_kills = _oom_kills()
-        self.written = ProcessWrites(0, 0, 0)
+        self.written = NO_WRITES
         self.started_s = time.time()
         self.train_s = 0.0
         # Should the keeper be killed, its orphans come to us.
@@ -294,6 +328,7 @@ class _Watch:
         self.written = ending.writes if ending else self.written
         has_failed = _trouble(ending, self.stopped_by) is not None
         self._end_drain(bring_newest=has_failed and self.stopped_by != END_OF_SNAKEMAKE)
+        self._sample()
         self.has_ended = True
         self._note()
         self.progress.close()
@@ -358,6 +393,9 @@ class _Watch:
             self.used_bytes = used_bytes(self.lease)
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
             self._count_writes()
+            if now >= self.next_sample:
+                self.next_sample = now + _SAMPLE_S
+                self._sample()
             took_s = time.monotonic() - now
             self.next_measure = now + max(_TICK_S, took_s / _MEASURING_SHARE)
         if self.log.exists():
@@ -372,12 +410,45 @@ class _Watch:
 
     def _count_writes(self) -> None:
         """Sum up what the keeper and all below it have written so far; children that ended are in their parents'."""
-        total = ProcessWrites(0, 0, 0)
-        for pid in (self.keeper.pid, *(process.pid for process in self._processes())):
+        total, processes = NO_WRITES, self._processes()
+        for pid in (self.keeper.pid, *(process.pid for process in processes)):
             with contextlib.suppress(OSError):  # it has ended
                 total = total.and_also(writes_of(pid))
+        if total.disk_bytes > self.written.disk_bytes and self.lease.backend != "disk":
+            self.strays.look(processes)
         if total.logical_bytes > self.written.logical_bytes:
             self.written = total
+        if self.strays.files:
+            self.warn_of_strays()
+
+    def warn_of_strays(self) -> None:
+        """Say once that the trainer writes much to the disk past its RAM disk, and how to prevent it."""
+        disk_bytes = self.written.disk_bytes
+        if disk_bytes > MUCH_BYTES and self.lease.backend != "disk" and not self.told_of_strays:
+            log.warning("run %s: the trainer: %s", self.run.run, self.strays.told(disk_bytes))
+            self.told_of_strays = True
+
+    def _sample(self) -> None:
+        """Add this moment to the series."""
+        try:
+            counters = disk_counters(Path(self.lease.workdir))
+        except OSError as error:  # somebody has deleted the folder
+            log.debug("run %s: no sample: %s", self.run.run, error)
+            return
+        memory, drained = psutil.virtual_memory(), self.drain.result
+        sample = Sample(
+            t_s=round(time.time() - self.started_s, 1),
+            ram_bytes=self.used_bytes,
+            memory_bytes=memory.total - memory.available,
+            logical_bytes=self.written.logical_bytes,
+            disk_bytes=self.written.disk_bytes,
+            drain_bytes=drained.disk_bytes,
+            device_bytes=counters.since(self.before),
+            swap_bytes=counters.swapped_out_bytes - self.before.swapped_out_bytes,
+            checkpoints=len(self.drain.saved),
+            drains=drained.checkpoints,
+        )
+        self.series.add(sample, self.progress.latest)
 
     def _note(self) -> None:
         """Say where the training is: on the terminal, in RAM, and, through the drain, beside its checkpoints."""

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import shlex
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 # linux/fs.h
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+# linux/stat.h, struct statx
+STATX_BTIME = 0x800
+_STATX_BYTES, _STATX_BTIME_OFFSET = 256, 80
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,6 +82,28 @@ def exchange(first: Path, second: Path) -> None:
     )
 
 
+def sync_filesystem(folder: Path) -> None:
+    """Write all that is dirty in the file system of `folder` to its device (syncfs(2)), whoever wrote it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _check(_libc.syncfs(descriptor), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def born_s(path: Path) -> float | None:
+    """Return when a file was made, in seconds since the epoch (statx(2), stx_btime); None where that is not kept.
+
+    Raises:
+        OSError: it is not there.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    _check(_libc.statx(AT_FDCWD, os.fsencode(path), 0, STATX_BTIME, buffer), str(path))
+    (mask,) = struct.unpack_from("=I", buffer)
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STATX_BTIME_OFFSET)
+    return seconds + nanoseconds / 1e9 if mask & STATX_BTIME else None
+
+
 @dataclass(frozen=True)
 class Mount:
     """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
@@ -93,10 +119,14 @@ def _unescape(field: str) -> str:
     return os.fsdecode(os.fsencode(field).decode("unicode_escape").encode("latin-1"))
 
 
-def mounts() -> list[Mount]:
-    """Return the mounts that this process sees, later ones on top of earlier ones."""
+def mounts(pid: int | str = "self") -> list[Mount]:
+    """Return the mounts that a process sees, later ones on top of earlier ones.
+
+    Raises:
+        OSError: there is no such process, or it is another user's.
+    """
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, right = line.split(" - ", 1)
         fields = left.split(" ")
         fstype, source, super_options = right.split(" ", 2)
@@ -105,8 +135,12 @@ def mounts() -> list[Mount]:
     return found
 
 
-def mount_of(path: Path) -> Mount:
-    """Return the mount that holds `path`, which must be resolved."""
-    holding = [entry for entry in mounts() if path.is_relative_to(entry.point)]
+def mount_of(path: Path, pid: int | str = "self") -> Mount:
+    """Return the mount that holds `path`, which must be resolved, as a process sees it.
+
+    Raises:
+        OSError: there is no such process, or it is another user's.
+    """
+    holding = [entry for entry in mounts(pid) if path.is_relative_to(entry.point)]
     deepest = max(len(entry.point.parts) for entry in holding)
     return [entry for entry in holding if len(entry.point.parts) == deepest][-1]

@@ -37,10 +37,12 @@ def load_runs():
 try:
     ramdisk.check_root(RAM_ROOT)
     if "unmount" in sys.argv:
-        RUNS = {}  # what is in RAM comes home whatever became of the config, the runs table and the project
+        # What is in RAM comes home whatever became of the config, the runs table and the project.
+        RUNS, BENCHMARK_RUN = {}, None
     else:
         load_config()
         RUNS = load_runs()
+        BENCHMARK_RUN = settings.benchmark_run(config, RUNS)
 except RamTrainError as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,0 +1,57 @@
+"""What a trainer writes to the disk past its RAM disk: which files, and how they can be kept in RAM too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+from humanfriendly import format_size
+
+from ramtrain.checkpoints import written_by
+from ramtrain.namespace import OVERLAY_SOURCE
+from ramtrain.system import mount_of
+
+# Less is what any program writes: access times, a cache of compiled code.
+MUCH_BYTES = 1_000_000
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "devpts", "mqueue", "proc", "sysfs", "hugetlbfs")
+_DELETED = " (deleted)"
+_MOST_TOLD = 5
+
+
+class Strays:
+    """The files on a disk that a trainer was seen to have open for writing, each with the largest size it had."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, int] = {}
+
+    def look(self, processes: Iterable[psutil.Process]) -> None:
+        """See what the processes have open for writing now; a file that is open for a moment may be missed."""
+        for process in processes:
+            for path in written_by(process.pid):
+                with contextlib.suppress(OSError):  # it is a pipe, or gone, or its process is
+                    size_bytes = os.stat(f"/proc/{process.pid}/root/{path.removesuffix(_DELETED)}").st_size
+                    if path.startswith("/") and _is_on_disk(Path(path), process.pid):
+                        self.files[path] = max(size_bytes, self.files.get(path, 0))
+
+    def told(self, disk_bytes: int) -> str:
+        """Return how much went to the disk, into which files, and what to do about it."""
+        size = format_size(disk_bytes, binary=True)
+        if not self.files:
+            return f"{size} went to the disk past the RAM disk, into files that were not seen open"
+        largest = sorted(self.files, key=lambda path: -self.files[path])
+        names = ", ".join(largest[:_MOST_TOLD]) + (
+            f" and {len(largest) - _MOST_TOLD} more" if len(largest) > _MOST_TOLD else ""
+        )
+        folders = ", ".join(sorted({os.path.dirname(path) for path in largest[:_MOST_TOLD]}))
+        return (
+            f"{size} went to the disk past the RAM disk, into {names}. With staging overlay, `volatile: [{folders}]` "
+            "in the config's project keeps such writes in RAM; they are thrown away with it"
+        )
+
+
+def _is_on_disk(path: Path, pid: int) -> bool:
+    entry = mount_of(path, pid)
+    return entry.fstype not in _IN_MEMORY and (entry.fstype, entry.source) != ("overlay", OVERLAY_SOURCE)

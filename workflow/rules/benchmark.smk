@@ -1,0 +1,25 @@
+"""This disk against this RAM disk, and a run without a RAM disk against the same run with one."""
+
+
+rule benchmark_io:
+    """Measure both; nothing else runs meanwhile."""
+    output:
+        table=report(
+            "results/benchmark_io.tsv",
+            caption="../report/benchmark_io.rst",
+            category="Benchmark",
+            labels={"figure": "table"},
+        ),
+        baseline="results/benchmark_io.json",
+    log:
+        "results/logs/benchmark_io.log",
+    conda:
+        "../envs/ramtrain.yaml"
+    threads: workflow.cores
+    resources:
+        ramdisk_mb=max((run.ramdisk_mb for run in RUNS.values()), default=0),
+    params:
+        pairs=lambda wildcards: BENCHMARK_RUN and config["benchmark"]["pairs"],
+        training=lambda wildcards: BENCHMARK_RUN and BENCHMARK_RUN.training,
+    script:
+        "../../scripts/benchmark_io.py"
