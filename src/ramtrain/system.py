@@ -78,6 +78,15 @@ def exchange(first: Path, second: Path) -> None:
     )
 
 
+def sync_filesystem(folder: Path) -> None:
+    """Have the file system that holds `folder` write out all that waits in memory, whoever wrote it: syncfs(2)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _check(_libc.syncfs(descriptor), str(folder))
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True)
 class Mount:
     """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
