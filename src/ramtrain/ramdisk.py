@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 SHM = Path("/dev/shm")
 MARK = ".ramtrain.json"
 _TMPFS_SOURCE = "ramtrain"
-_MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 _MAKE_ATTEMPTS = 5
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
 
@@ -280,7 +280,7 @@ def _mount_tmpfs(run: Run, lease: Lease) -> Lease:
 
 
 def _use_shm(run: Run, lease: Lease) -> Lease:
-    if mount_of(SHM).fstype not in _MEMORY_FILESYSTEMS:
+    if mount_of(SHM).fstype not in MEMORY_FILESYSTEMS:
         raise Unavailable(f"{SHM} is not in memory.")
     _check_room(SHM, lease.size_bytes, "in a container, start it with --shm-size")
     return lease
@@ -292,7 +292,7 @@ def _use_path(run: Run, lease: Lease) -> Lease:
     if not path.is_dir():
         raise RamTrainError(f"ramdisk.path: {path}: no such folder; mount the RAM disk first.")
     holding = mount_of(path.resolve())
-    if holding.fstype not in _MEMORY_FILESYSTEMS and not holding.source.startswith(_MEMORY_DEVICES):
+    if holding.fstype not in MEMORY_FILESYSTEMS and not holding.source.startswith(_MEMORY_DEVICES):
         raise RamTrainError(
             f"ramdisk.path: {path} is on {holding.source} ({holding.fstype}), which is not memory. Name a folder on a "
             "RAM disk, or say ramdisk.backend: disk if the disk is meant."
