@@ -44,7 +44,7 @@ from ramtrain.system import PR_SET_CHILD_SUBREAPER, set_process_attribute
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-# Measuring a folder means walking it; it may take this share of the time.
+# Measuring a folder means walking it, a trainer's writes all its processes; it may take this share of a core.
 _MEASURING_SHARE = 0.005
 _SAMPLE_S = _SIGHTING_S = 1.0
 _SAME_SIGNAL_S = {False: 0.5, True: 5.0}  # it takes Snakemake a while to pass one on
@@ -390,14 +390,14 @@ class _Watch:
         """Take in the trainer's new output and, now and then, how full the RAM disk is and what has been written."""
         now = time.monotonic()
         if now >= self.next_measure:
+            began_s = time.thread_time()
             self.used_bytes = used_bytes(self.lease)
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
             self._count_writes()
             if now >= self.next_sample:
                 self.next_sample = now + _SAMPLE_S
                 self._sample()
-            took_s = time.monotonic() - now
-            self.next_measure = now + max(_TICK_S, took_s / _MEASURING_SHARE)
+            self.next_measure = now + max(_TICK_S, (time.thread_time() - began_s) / _MEASURING_SHARE)
         if self.log.exists():
             with self.log.open("rb") as output:
                 output.seek(self.log_position)

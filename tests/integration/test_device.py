@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
-from conftest import SMALL_PROJECT, needs_root, small_config
+from conftest import REPO, SMALL_PROJECT, needs_root, small_config
 from workplace import snakemake_argv
 
 from ramtrain.system import mount_of, run_command
 
 pytestmark = needs_root("a loop device with ext4 of its own")
 
+WRITERS_PROJECT = REPO / "tests/projects/writers"
 TRAINER = ["train.py", "--steps", "20", "--mb", "20", "--sync"]
 
 
@@ -68,3 +71,50 @@ def test_the_record_agrees_with_the_device_and_ram_saves_ten_times(disk: tuple[P
     assert abs(writes["filesystem"]["bytes"] - with_ram_bytes) <= slack_bytes, figures
     assert abs(counted_bytes - with_ram_bytes) <= slack_bytes, figures
     assert bare_bytes >= 10 * with_ram_bytes, figures
+
+
+@pytest.mark.parametrize("way", ["fleeting", "overwrite", "small", "brood", "mapped", "daemon"])
+def test_whatever_way_a_trainer_writes_the_record_says_what_the_device_was_given(
+    way: str, disk: tuple[Path, Callable[[], int]]
+) -> None:
+    config = {
+        "project": {"command": [sys.executable, "train.py", way, "out"], "model": ["out/model.bin"]},
+        "ramdisk": {"size": "400M", "backend": "disk"},
+    }
+    record, device_bytes = _run_on(disk, WRITERS_PROJECT, config)
+    _check_device(record, device_bytes)
+    if way == "daemon":  # it is caught: ended, and what it wrote is counted
+        assert record["writes"]["trainer"]["logical_bytes"] >= 20 << 20
+
+
+@pytest.mark.parametrize("backend", ["auto", "disk"])
+def test_the_example_in_ram_and_on_the_disk(backend: str, disk: tuple[Path, Callable[[], int]]) -> None:
+    config = yaml.safe_load((REPO / "config/config.yaml").read_text())
+    config["project"]["command"] = [sys.executable, "train.py", "--epochs", "1", "--seed", "1"]
+    config |= {"runs": None, "benchmark": {}, "ramdisk": {"size": "600M", "backend": backend}}
+    record, device_bytes = _run_on(disk, REPO / "examples/tiny_tts", config)
+    _check_device(record, device_bytes)
+
+
+def _run_on(disk: tuple[Path, Callable[[], int]], source: Path, config: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Train a copy of a project that lies on the disk; return the record, and what the disk was given."""
+    point, written_bytes = disk
+    project, workdir = point / "project", point / "ram train"
+    shutil.copytree(source, project, ignore=shutil.ignore_patterns("output", "__pycache__"))
+    workdir.mkdir()
+    config["project"]["path"] = str(project)
+    (workdir / "my.yaml").write_text(yaml.safe_dump(config))
+    before = written_bytes()
+    argv = snakemake_argv("train", "--configfile", "my.yaml")
+    done = subprocess.run(argv, cwd=workdir, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    device_bytes = written_bytes() - before
+    return json.loads((workdir / "results/project/record.json").read_text()), device_bytes
+
+
+def _check_device(record: dict[str, Any], device_bytes: int) -> None:
+    """Check the device's figure against its counter: within 2 % or 1 MB, whichever is larger."""
+    slack_bytes = max(0.02 * device_bytes, 1_000_000)
+    found = record["writes"]["device"]["bytes"]
+    print(f"device {device_bytes}, record {found}, trainer {record['writes']['trainer']}")
+    assert abs(found - device_bytes) <= slack_bytes, f"device {device_bytes}, record {record['writes']}"
