@@ -74,8 +74,9 @@ _RANDOM_WRITES = 1 << 16
 # How long a test may go on, all its rounds together; a round that has begun is done.
 _TEST_S = 10.0
 _RANDOM_S = 3.0
+_FILES_S = 6.0
 # How long all the data of one place may take to write, by the speed of the first of it; a slower disk gets less data.
-_DATA_S = 30.0
+_DATA_S = 20.0
 _FIO_S = 120.0
 
 T = TypeVar("T")
@@ -263,7 +264,7 @@ class _Bench:
 
     def _small_files(self) -> Figure:
         self._say(f"{self._place}: {SMALL_FILES}")
-        limit_s = _TEST_S / self._rounds
+        limit_s = _FILES_S / self._rounds
         return self._figure(SMALL_FILES, "files/s", self._repeat(lambda: self._write_small_files(limit_s)))
 
     def _saves(self) -> list[Figure]:

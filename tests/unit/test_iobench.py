@@ -184,6 +184,7 @@ def test_a_slow_disk_gets_less_data(disk: Path, no_fio: None, monkeypatch: pytes
 def test_a_test_ends_when_its_time_is_up(shm: Path, no_fio: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iobench, "_TEST_S", 1e-6)
     monkeypatch.setattr(iobench, "_RANDOM_S", 1e-6)
+    monkeypatch.setattr(iobench, "_FILES_S", 1e-6)
     figures = measure(shm)
     assert {figure.n for figure in figures.values()} == {1}
     assert figures[SMALL_FILES].size_bytes == 1024
