@@ -17,6 +17,8 @@ What could mislead:
 * On tmpfs a sync does nothing, and a power cut takes everything: its syncs by seconds count calls, not safety.
 * Virtual disks, and disks with a cache of their own, may say that something is safe when they only hold it in memory;
   syncs by the ten thousand are a sign of that.
+* Memory that a virtual machine has not used yet must first be had from its host: a first round on a RAM disk may be
+  several times slower than the next. A tmpfs with huge pages is faster than one without, such as /dev/shm.
 * A cold read leaves out this system's cache only. The host of a virtual machine, a disk's own cache and ZFS's keep
   theirs. POSIX_FADV_DONTNEED is a request (posix_fadvise(2)), which some file systems ignore.
 * syncfs waits for what others have written to the same file system, too; other load shows in every figure. Hence a
