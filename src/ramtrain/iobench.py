@@ -17,6 +17,8 @@ What could mislead:
 * On tmpfs a sync does nothing, and a power cut takes everything: its syncs by seconds count calls, not safety.
 * Virtual disks, and disks with a cache of their own, may say that something is safe when they only hold it in memory;
   syncs by the ten thousand are a sign of that.
+* Memory that a virtual machine has not used yet must first be had from its host: a first round on a RAM disk may be
+  several times slower than the next. A tmpfs with huge pages is faster than one without, such as /dev/shm.
 * A cold read leaves out this system's cache only. The host of a virtual machine, a disk's own cache and ZFS's keep
   theirs. POSIX_FADV_DONTNEED is a request (posix_fadvise(2)), which some file systems ignore.
 * syncfs waits for what others have written to the same file system, too; other load shows in every figure. Hence a
@@ -74,8 +76,9 @@ _RANDOM_WRITES = 1 << 16
 # How long a test may go on, all its rounds together; a round that has begun is done.
 _TEST_S = 10.0
 _RANDOM_S = 3.0
+_FILES_S = 6.0
 # How long all the data of one place may take to write, by the speed of the first of it; a slower disk gets less data.
-_DATA_S = 30.0
+_DATA_S = 20.0
 _FIO_S = 120.0
 
 T = TypeVar("T")
@@ -263,7 +266,7 @@ class _Bench:
 
     def _small_files(self) -> Figure:
         self._say(f"{self._place}: {SMALL_FILES}")
-        limit_s = _TEST_S / self._rounds
+        limit_s = _FILES_S / self._rounds
         return self._figure(SMALL_FILES, "files/s", self._repeat(lambda: self._write_small_files(limit_s)))
 
     def _saves(self) -> list[Figure]:

@@ -46,7 +46,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def shm() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="ramtrain-test-"))
     yield folder
-    folder.rmdir()  # fails when something was left
+    left = list(folder.iterdir())
+    shutil.rmtree(folder)
+    assert not left, f"left behind: {left}"
 
 
 @pytest.fixture
@@ -182,10 +184,16 @@ def test_a_slow_disk_gets_less_data(disk: Path, no_fio: None, monkeypatch: pytes
 def test_a_test_ends_when_its_time_is_up(shm: Path, no_fio: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iobench, "_TEST_S", 1e-6)
     monkeypatch.setattr(iobench, "_RANDOM_S", 1e-6)
+    monkeypatch.setattr(iobench, "_FILES_S", 1e-6)
     figures = measure(shm)
     assert {figure.n for figure in figures.values()} == {1}
     assert figures[SMALL_FILES].size_bytes == 1024
     assert figures[RANDOM_WRITE].size_bytes == 4096
+
+
+def test_random_writes_end_at_their_number(shm: Path, no_fio: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iobench, "_RANDOM_WRITES", 10)
+    assert measure(shm)[RANDOM_WRITE].size_bytes == 10 * 4096
 
 
 def test_a_cold_read_is_cold_and_a_warm_one_is_warm(disk: Path, no_fio: None, monkeypatch: pytest.MonkeyPatch) -> None:
