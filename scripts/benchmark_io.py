@@ -4,7 +4,7 @@ benchmark_io: disk: sequential write, fsync: 391 MiB/s (380 MiB/s to 402 MiB/s)
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from ramtrain.benchmark import BENCHMARK, baseline_of, clear, figures, run_pairs
 from ramtrain.config import Run, benchmark_run
 from ramtrain.durable import write_json
 from ramtrain.environment import describe_machine
-from ramtrain.iobench import Figure, measure_place
+from ramtrain.iobench import Figure, file_bytes, measure_place, room_bytes
 from ramtrain.ramdisk import Unavailable, acquire
 from ramtrain.script import script_of_all
 
-ROOM_BYTES = 1 << 30
+# What lies on a RAM disk beside what is measured: its lease and marks.
+NOTES_BYTES = 16 << 20
 
 
 def say(text: str) -> None:
@@ -24,35 +25,34 @@ def say(text: str) -> None:
     logging.info("benchmark_io: %s", text)
 
 
-def places(run: Run, workdir: Path) -> Iterator[tuple[str, Path]]:
-    """Give the disk's folder, and that of each RAM disk that can be had here, for as long as it is looked at."""
-    yield "disk", workdir
-    for backend in ("tmpfs", "shm", *(["path"] if run.ramdisk_path and run.backend == "path" else [])):
+def compare_disks(run: Run, workdir: Path) -> list[Figure]:
+    """Measure the disk, then with as much data each RAM disk that can be had here."""
+    found = measure_place("disk", workdir, say=say)
+    size_bytes = file_bytes(found)
+    for backend in ("tmpfs", "shm", *(["path"] if run.backend == "path" else [])):
+        own = replace(run, run=BENCHMARK, backend=backend, size_bytes=room_bytes(size_bytes) + NOTES_BYTES)
         try:
-            lease = acquire(replace(run, run=BENCHMARK, backend=backend, size_bytes=ROOM_BYTES), workdir)
+            lease = acquire(own, workdir)
         except Unavailable as reason:
             say(f"no {backend} here: {reason}")
             continue
         try:
-            yield backend, Path(lease.folder)
+            found += measure_place(backend, Path(lease.folder), size_bytes=size_bytes, say=say)
         finally:
             clear(workdir)
+    return found
 
 
 def benchmark_io(runs: Mapping[str, Run], run: Run | None, pairs: int, table: Path, baseline: Path) -> None:
     """Measure both, and write the table and the baseline."""
     workdir = Path.cwd()
     clear(workdir)
-    found: list[Figure] = []
-    for place, folder in places(next(iter(runs.values())), workdir):
-        found += measure_place(place, folder, say=say)
     legs = run_pairs(run, pairs, workdir, say) if run else []
+    found = compare_disks(next(iter(runs.values())), workdir)
     if run:
         found += figures(run, legs)
     else:
-        say(
-            "no run is compared: name one in benchmark.run; without a RAM disk it writes all that it writes to the disk"
-        )
+        say("no run is compared: name one in benchmark.run; on the disk it writes all that a RAM disk would spare it")
     write_table(table, found)
     content = {"machine": describe_machine(workdir), "baseline": asdict(baseline_of(run, legs)) if run else None}
     write_json(baseline, {**content, "trainings": [asdict(leg) for leg in legs]})

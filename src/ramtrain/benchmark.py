@@ -17,7 +17,7 @@ from ramtrain.config import Run
 from ramtrain.durable import remove
 from ramtrain.errors import RamTrainError
 from ramtrain.export import export_model
-from ramtrain.iobench import Figure
+from ramtrain.iobench import Figure, clear_killed
 from ramtrain.meter import disk_counters, settle
 from ramtrain.ramdisk import MARK, Lease, acquire, ram_root, release
 from ramtrain.series import SERIES
@@ -98,6 +98,7 @@ def clear(workdir: Path) -> None:
     if mark.exists():
         release(Lease.read(mark))
     remove(home(BENCHMARK))
+    clear_killed(workdir)
 
 
 def _train(run: Run, place: str, workdir: Path) -> Leg:

@@ -41,7 +41,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ import psutil
 from humanfriendly import format_size
 
 from ramtrain.errors import RamTrainError
-from ramtrain.ramdisk import MEMORY_FILESYSTEMS
+from ramtrain.ramdisk import MEMORY_FILESYSTEMS, check_own_folder
 from ramtrain.system import mount_of, sync_filesystem
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ SAVES_SYNCED = "3 checkpoint saves, until synced"
 SAVES_WAITED = "3 checkpoint saves, as the trainer sees it"
 
 _OURS = "RamTrain"
+_PREFIX = ".ramtrain-benchmark-"
 _BLOCK_BYTES = 1 << 20
 _PAGE_BYTES = 4096
 _PROBE_BYTES = 16 << 20
@@ -128,12 +129,32 @@ def measure_place(
         raise RamTrainError(f"{folder} could not be measured: {error}.") from error
 
 
+def file_bytes(figures: Iterable[Figure]) -> int:
+    """Return how large the file of the saves was: with as much at another place, their seconds can be compared."""
+    return next(figure.size_bytes for figure in figures if figure.what == SAVES_SYNCED) // (2 * _SAVES)
+
+
+def room_bytes(size_bytes: int) -> int:
+    """Return what files of this size need for a moment: a checkpoint and its copy, and the older pair."""
+    return 4 * size_bytes + _ROOM_BYTES
+
+
+def clear_killed(folder: Path) -> None:
+    """Remove what a measurement that was killed has left in a folder: folders of ours by name, owner and mode.
+
+    Raises:
+        RamTrainError: one of them is somebody else's.
+    """
+    for private in folder.glob(f"{_PREFIX}*"):
+        check_own_folder(private)
+        shutil.rmtree(private)
+
+
 def _check_room(folder: Path, size_bytes: int, in_memory: bool) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if in_memory:
         free_bytes = min(free_bytes, psutil.virtual_memory().available)
-    # The most there is at a time: a checkpoint and its copy, and the older pair.
-    needed_bytes = 4 * size_bytes + _ROOM_BYTES
+    needed_bytes = room_bytes(size_bytes)
     if free_bytes < needed_bytes:
         raise RamTrainError(
             f"{folder} has {format_size(free_bytes, binary=True)} free, and measuring it needs "
@@ -144,7 +165,7 @@ def _check_room(folder: Path, size_bytes: int, in_memory: bool) -> None:
 @contextmanager
 def _private_folder(folder: Path) -> Iterator[Path]:
     """Give a folder that only the user can read, and remove it with all that is in it."""
-    private = Path(tempfile.mkdtemp(dir=folder, prefix=".ramtrain-benchmark-"))
+    private = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
     try:
         yield private
     finally:
