@@ -1,10 +1,14 @@
-"""python -m ramtrain status: what this user's runs hold in RAM, and what a power cut would cost them."""
+"""python -m ramtrain: what this user's runs hold in RAM and what a power cut would cost; whether a RAM disk pays."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
+from ramtrain.advice import advise
+from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table
 
 
@@ -14,9 +18,26 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="every RAM disk of yours, and how safe what it holds is")
     status.add_argument("--json", action="store_true", help="for machines; sizes in bytes, times in seconds")
+    advice = commands.add_parser("advise", help="whether a RAM disk pays for runs that have ended, from their records")
+    advice.add_argument("runs", nargs="*", metavar="run", help="all runs in results by default")
     arguments = parser.parse_args()
-    runs = read_status()
-    print(json.dumps(runs, indent=2, ensure_ascii=False) if arguments.json else table(runs))
+    if arguments.command == "status":
+        runs = read_status()
+        print(json.dumps(runs, indent=2, ensure_ascii=False) if arguments.json else table(runs))
+    else:
+        _advise([home(run) / "record.json" for run in arguments.runs] or sorted(RESULTS.glob("*/record.json")))
+
+
+def _advise(records: list[Path]) -> None:
+    if not records:
+        sys.exit(f"no run has ended yet in {RESULTS.absolute()}")
+    for path in records:
+        try:
+            print(*advise(json.loads(path.read_text(encoding="utf-8"))), sep="\n")
+        except OSError as error:
+            sys.exit(f"{path}: {error.strerror}; runs that have ended have one")
+        except (ValueError, KeyError, TypeError) as error:
+            sys.exit(f"{path}: is no record of this version of RamTrain ({error!r})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows 1 and 5 to 8: what RamTrain costs a training, in time, memory and bytes to the disk."""
+"""Rows 1 and 5 to 9: what RamTrain costs a training, in time, memory and bytes to the disk."""
 
 from __future__ import annotations
 
@@ -57,6 +57,25 @@ with open("steps.json", "w") as file:
     json.dump({"steps_s": steps_s}, file)
 """
 DRAIN_MAX_LOSS = "10 s"
+
+# Eight idle processes, as data loaders are; what RamTrain's two processes above it use of a core meanwhile.
+WATCHED_TRAINER = """
+import json, subprocess, sys, time
+import psutil
+loaders = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) for _ in range(8)]
+above = psutil.Process().parents()[:2]
+def used_s():
+    return sum(sum(process.cpu_times()[:2]) for process in above)
+time.sleep(5)
+before_s, started = used_s(), time.monotonic()
+for second in range(60):
+    time.sleep(1)
+    print("GLOBAL_STEP:", second, flush=True)
+share = (used_s() - before_s) / (time.monotonic() - started)
+for loader in loaders:
+    loader.kill()
+json.dump({"share": share, "names": [" ".join(process.cmdline())[-40:] for process in above]}, open("share.json", "w"))
+"""
 
 
 def measure_command(bench: Path, rounds: int) -> list[Row]:
@@ -192,6 +211,41 @@ def measure_drain(bench: Path, rounds: int) -> list[Row]:
                 f"drained {[drain['checkpoints'] for drain in drains]} of 16 checkpoints each, "
                 f"skipped {[drain['skipped'] for drain in drains]}",
             ],
+        )
+    ]
+
+
+def measure_watching(bench: Path, rounds: int) -> list[Row]:
+    """What RamTrain uses of a core while a trainer and its eight idle loaders run; the size of the series; 3 times."""
+    project = bench / "watched"
+    project.mkdir()
+    (project / "train.py").write_text(WATCHED_TRAINER, encoding="utf-8")
+    config = {
+        "project": {
+            "path": str(project),
+            "command": [sys.executable, "train.py"],
+            "trainer": "coqui",
+            "model": ["share.json"],
+        },
+        "ramdisk": {"size": "64M"},
+    }
+    shares, hourly_mb = [], []
+    for _ in range(min(3, rounds)):
+        chain = run_chain(bench, config)
+        shares.append(json.loads((chain.model / "share.json").read_text(encoding="utf-8"))["share"] * 100)
+        size_bytes = (chain.model.parent / "series.tsv").stat().st_size
+        hourly_mb.append(size_bytes / chain.train_s * 3600 / MB)
+        say(f"  {shares[-1]:.2f} % of a core, {hourly_mb[-1]:.2f} MB an hour")
+    return [
+        Row(
+            "9. watching a trainer, of a core",
+            "%",
+            shares,
+            "-",
+            [],
+            f"{statistics.median(shares):.2f} %, limit 1 %; {statistics.median(hourly_mb):.2f} MB an hour, limit 1 MB",
+            statistics.median(shares) <= 1 and statistics.median(hourly_mb) <= 1,
+            [],
         )
     ]
 
