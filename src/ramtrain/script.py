@@ -49,6 +49,17 @@ def script(snakemake: Any) -> Iterator[Run]:
         sys.exit(128 + signal.SIGINT)
 
 
+@contextmanager
+def pictures(log_file: Path) -> Iterator[None]:
+    """Have a script that only draws say what is wrong with its tables in one message, and end with status 1."""
+    log_to(log_file)
+    try:
+        yield
+    except (RamTrainError, OSError) as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
 def workflow_home(snakemake: Any) -> Path:
     """Return the folder that holds the Snakefile, from a script in its folder `scripts`."""
     return Path(snakemake.scriptdir).parent
