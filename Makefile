@@ -6,11 +6,17 @@ BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: setup train test lint status bench crash clean
+.PHONY: setup train report test lint status bench crash clean
 setup: .venv/workflow
 
 train: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 train
+
+# With the benchmark's pictures where there is a benchmark.
+REPORTED = all $(if $(wildcard results/benchmark_io.tsv),plot_benchmark)
+report: .venv/example examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) snakemake --cores 1 $(REPORTED)
+	$(ACTIVATE) snakemake --cores 1 $(REPORTED) --report report.html
 
 # Most of the time tests wait for trainers; two at a time need little more than half of it.
 test: .venv/dev examples/tiny_tts/data/metadata.csv

@@ -135,7 +135,7 @@ def plot_timeline(record: Mapping[str, Any], series: pd.DataFrame | None, path: 
     points = _thinned(series)
 
     heights_in = [height for height, _ in panels]
-    figure = Figure(figsize=(_WIDTH_IN, 1.3 + sum(heights_in) * 1.15), layout="constrained")
+    figure = Figure(figsize=(_WIDTH_IN, 1.3 + sum(heights_in)), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights_in)[:, 0]
     for axes, (_, draw) in zip(all_axes, panels, strict=True):
         axes.grid(True, axis="both")
