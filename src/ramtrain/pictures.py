@@ -244,7 +244,8 @@ def _read_table(path: Path, needed: Sequence[str], numbers: Sequence[str]) -> pd
 
 
 def _broken(path: Path, why: str) -> str:
-    return f"{path}: nothing can be drawn from it: {why.rstrip('.')}. Delete it and call Snakemake again."
+    why = " ".join(why.split()).rstrip(".")
+    return f"{path}: nothing can be drawn from it: {why}. Delete it and call Snakemake again."
 
 
 def _with_totals(record: Mapping[str, Any], series: pd.DataFrame | None) -> pd.DataFrame:
