@@ -15,8 +15,7 @@ train: .venv/example examples/tiny_tts/data/metadata.csv
 # With the benchmark's pictures where there is a benchmark.
 REPORTED = all $(if $(wildcard results/benchmark_io.tsv),plot_benchmark)
 report: .venv/example examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) snakemake --cores 1 $(REPORTED)
-	$(ACTIVATE) snakemake --cores 1 $(REPORTED) --report report.html
+	$(ACTIVATE) snakemake --cores 1 $(REPORTED) --report report.html --report-after-run
 
 # Most of the time tests wait for trainers; two at a time need little more than half of it.
 test: .venv/dev examples/tiny_tts/data/metadata.csv

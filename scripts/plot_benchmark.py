@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ramtrain.pictures import plot_benchmark, read_benchmark
-from ramtrain.script import pictures
+from ramtrain.script import messages
 
 if __name__ == "__main__":
-    with pictures(Path(snakemake.log[0])):
+    with messages(Path(snakemake.log[0])):
         plot_benchmark(read_benchmark(Path(snakemake.input.table)), Path(snakemake.output.picture))

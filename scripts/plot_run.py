@@ -6,7 +6,7 @@ results/example/timeline.svg, results/example/timings.svg
 from pathlib import Path
 
 from ramtrain.pictures import plot_timeline, plot_timings, read_record, read_series
-from ramtrain.script import pictures
+from ramtrain.script import messages
 
 
 def plot_run(record_file: Path, timeline: Path, timings: Path) -> None:
@@ -17,5 +17,5 @@ def plot_run(record_file: Path, timeline: Path, timings: Path) -> None:
 
 
 if __name__ == "__main__":
-    with pictures(Path(snakemake.log[0])):
+    with messages(Path(snakemake.log[0])):
         plot_run(Path(snakemake.input.record), Path(snakemake.output.timeline), Path(snakemake.output.timings))

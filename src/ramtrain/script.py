@@ -50,7 +50,7 @@ def script(snakemake: Any) -> Iterator[Run]:
 
 
 @contextmanager
-def pictures(log_file: Path) -> Iterator[None]:
+def messages(log_file: Path) -> Iterator[None]:
     """Have a script that only draws say what is wrong with its tables in one message, and end with status 1."""
     log_to(log_file)
     try:
