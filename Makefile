@@ -6,11 +6,14 @@ BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: setup train test lint status bench crash clean
+.PHONY: setup train report test lint status bench crash clean
 setup: .venv/workflow
 
 train: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 train
+
+report: .venv/example examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) snakemake --cores 1 all --report report.html --report-after-run
 
 # Most of the time tests wait for trainers; two at a time need little more than half of it.
 test: .venv/dev examples/tiny_tts/data/metadata.csv

@@ -2,13 +2,16 @@
 
 snakemake --cores 1 train      every configured run: trained, model at home, verified, RAM released, record written
 snakemake --cores 1 unmount    whatever earlier runs left in RAM: brought home, then released
-snakemake --cores 1 benchmark_io   this disk against this RAM disk, and a run without a RAM disk against the same in RAM
-snakemake --cores 1            all of it, and the table of the runs
+snakemake --cores 1 benchmark_io   this disk against this RAM disk, and a run on the disk against the same run in RAM
+snakemake --cores 1            all of it, the table of the runs, and the pictures
 """
 
 from snakemake.utils import min_version
 
 min_version("9.0")
+
+
+report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
@@ -26,12 +29,15 @@ rule train:
 
 
 rule all:
-    """All of it: every run trained, the benchmark, the table of the runs."""
+    """All of it: every run trained, the benchmark, the table of the runs, and the pictures."""
     default_target: True
     input:
         rules.train.input,
         rules.benchmark_io.output,
         rules.summary.output,
+        expand("results/{run}/{picture}.svg", run=RUNS, picture=["timeline", "timings"]),
+        rules.plot_summary.output,
+        rules.plot_benchmark.output,
 
 
 rule unmount:

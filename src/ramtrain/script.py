@@ -24,7 +24,7 @@ def script(snakemake: Any) -> Iterator[Run]:
     A `RamTrainError`, or what the system says of a file, ends the script with its text and status 1. Anything else is
     a defect and shows its traceback.
     """
-    with _told(snakemake, f"run {snakemake.wildcards.run}", "train", "What is in RAM stays there. "):
+    with messages(snakemake, f"run {snakemake.wildcards.run}", "train", "What is in RAM stays there. "):
         runs = load_runs(snakemake.config, workflow_home(snakemake))
         if snakemake.wildcards.run not in runs:
             raise RamTrainError(
@@ -41,12 +41,19 @@ def script_of_all(snakemake: Any, target: str) -> Iterator[dict[str, Run]]:
     Args:
         target: what is typed to run it again.
     """
-    with _told(snakemake, target, target):
+    with messages(snakemake, target, target):
         yield load_runs(snakemake.config, workflow_home(snakemake))
 
 
 @contextmanager
-def _told(snakemake: Any, what: str, target: str, comfort: str = "") -> Iterator[None]:
+def messages(snakemake: Any, what: str, target: str, comfort: str = "") -> Iterator[None]:
+    """Have a script say in one message what is wrong, and end with status 1; it needs no settings.
+
+    Args:
+        what: whose message it is.
+        target: what is typed to run it again.
+        comfort: what is not lost.
+    """
     log_to(Path(snakemake.log[0]))
     try:
         yield

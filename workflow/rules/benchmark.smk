@@ -6,7 +6,7 @@ rule benchmark_io:
     output:
         table=report(
             "results/benchmark_io.tsv",
-            caption="../report/benchmark_io.rst",
+            caption="../report/benchmark_table.rst",
             category="Benchmark",
             labels={"figure": "table"},
         ),
