@@ -12,6 +12,7 @@ from typing import Any
 from ramtrain.benchmark import BASELINE, read_baseline
 from ramtrain.config import Run
 from ramtrain.endurance import add_to_total
+from ramtrain.errors import RamTrainError
 from ramtrain.export import check_home
 from ramtrain.ramdisk import release
 from ramtrain.record import Steps, compose, in_brief, write_record
@@ -35,7 +36,10 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
         tbw=config["disk"]["tbw"],
     )
     write_record(record_file, record, schema)
-    add_to_total(RESULTS / "endurance.tsv", record)
+    try:
+        add_to_total(RESULTS / "endurance.tsv", record)
+    except RamTrainError as error:
+        logging.warning("run %s: %s", run.run, error)
     logging.info("%s", in_brief(record, home(run.run)))
 
 

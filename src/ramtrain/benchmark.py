@@ -127,7 +127,7 @@ def _train(run: Run, place: str, workdir: Path) -> Leg:
 
 
 def _disk_bytes(training: Training) -> int:
-    return training.writes.disk_bytes + training.drained.disk_bytes
+    return training.writes.disk_bytes + training.drained.writes.disk_bytes
 
 
 def _step_s(series: Path) -> float | None:

@@ -30,7 +30,7 @@ from ramtrain.config import Products, Run
 from ramtrain.durable import Changed, commit_folder, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
-from ramtrain.meter import ProcessWrites, own_writes
+from ramtrain.meter import NO_WRITES, ProcessWrites, own_writes
 from ramtrain.ramdisk import Lease
 from ramtrain.sighting import Sighting
 from ramtrain.staging import Stage
@@ -56,13 +56,13 @@ _DAY_S = 86400.0
 
 @dataclass
 class Drained:
-    """What a drain did: bytes it wrote to the disk, checkpoints brought home, overtaken by newer ones, found to be
+    """What a drain did: what it wrote, checkpoints brought home, overtaken by newer ones, found to be
     there already under another name, changed while they were copied. In seconds: the bound, None for none; the most
     training that a power cut would have cost at any moment; the longest that the trainer was without a new checkpoint,
     and that one took from its last change until it was durable."""
 
     max_loss_s: float | None
-    disk_bytes: int = 0
+    writes: ProcessWrites = NO_WRITES
     checkpoints: int = 0
     skipped: int = 0
     duplicates: int = 0
@@ -70,6 +70,11 @@ class Drained:
     worst_loss_s: float = 0.0
     longest_spacing_s: float = 0.0
     longest_drain_s: float = 0.0
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Drained:
+        """Return the drain's account that `asdict` made `content` of."""
+        return cls(**{**content, "writes": ProcessWrites(**content["writes"])})
 
 
 @dataclass(frozen=True)
@@ -381,7 +386,7 @@ class Drain:
             self.last.write(shelf.attempt(self.run.run))
         except OSError as error:
             self._tell_once(error.errno, f"{shelf.attempt(self.run.run)} could not be written: {error}")
-        self.result.disk_bytes += own_writes().since(before).disk_bytes
+        self.result.writes = self.result.writes.and_also(own_writes().since(before))
 
     def _note_age(self) -> None:
         newest_s = self.schedule.newest_s or self.started_s
@@ -489,7 +494,7 @@ class Drain:
                 f"than max_loss until this is mended",
             )
         finally:
-            self.result.disk_bytes += own_writes().since(before).disk_bytes
+            self.result.writes = self.result.writes.and_also(own_writes().since(before))
 
     def _confirm(self, checkpoint: Checkpoint) -> None:
         self._stop_if_cancelled()
@@ -515,7 +520,7 @@ class Drain:
             max_loss_s=self.schedule.max_loss_s,
             worst_loss_s=self.result.worst_loss_s,
             used_bytes=used_bytes,
-            kept_off_bytes=max(0, written.logical_bytes - written.disk_bytes - self.result.disk_bytes),
+            kept_off_bytes=max(0, written.logical_bytes - written.disk_bytes - self.result.writes.disk_bytes),
         )
 
     def _tell_once(self, what: object, message: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ramtrain.durable import write_bytes
+from ramtrain.errors import RamTrainError
 
 log = logging.getLogger(__name__)
 
@@ -141,17 +142,22 @@ def add_to_total(path: Path, record: Mapping[str, Any]) -> None:
     """Add a run to the running total of all runs that ended here; one that is there already is not added again.
 
     `total_compared_bytes` sums up what those runs wrote that have a baseline, `total_without_bytes` their baselines.
+
+    Raises:
+        RamTrainError: what is there is no such table.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # several runs may end at once
-        rows = []
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t"))
-        if any((row["run"], row["started"]) == (record["run"], record["started"]) for row in rows):
-            return
-        rows.append(_row(record, rows[-1] if rows else {}))
+        try:
+            rows = _read(path)
+            if any((row["run"], row["started"]) == (record["run"], record["started"]) for row in rows):
+                return
+            rows.append(_row(record, rows[-1] if rows else {}))
+        except (KeyError, ValueError, csv.Error) as error:
+            raise RamTrainError(
+                f"{path} is not the running total that it was ({error!r}); move it away, and a new one is begun."
+            ) from None
         text = io.StringIO()
         table = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", extrasaction="ignore", restval="")
         table.writeheader()
@@ -159,6 +165,13 @@ def add_to_total(path: Path, record: Mapping[str, Any]) -> None:
         write_bytes(path, text.getvalue().encode())
     finally:
         os.close(folder)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def _row(record: Mapping[str, Any], last: Mapping[str, str]) -> dict[str, Any]:

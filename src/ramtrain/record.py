@@ -29,7 +29,10 @@ _PROCESS_METHOD = (
     "/proc/PID/io of the supervising process before and after, children waited for included; "
     "logical: wchar; disk: write_bytes - cancelled_write_bytes"
 )
-_DRAIN_METHOD = "/proc/self/io of the supervising process around each durable checkpoint: write_bytes - cancelled"
+_DRAIN_METHOD = (
+    "/proc/self/io of the supervising process around each durable checkpoint; "
+    "logical: wchar; disk: write_bytes - cancelled_write_bytes"
+)
 _DEVICE_METHOD = "/proc/diskstats, sectors written from mount to unmount, all processes"
 _FILESYSTEM_METHODS = {
     "ext4": "session_write_kbytes from mount to unmount, all processes: what went to the device",
@@ -38,8 +41,8 @@ _FILESYSTEM_METHODS = {
 _IDLE_METHOD = "/proc/diskstats from mount to the trainer's start, in which this run writes next to nothing"
 _CGROUP_METHOD = "io.stat of the cgroup (v2) that RamTrain and the trainer are in, from mount to unmount"
 _OWN_METHOD = (
-    "/proc/self/io of the supervising process while it trains, less the trainer and the durable checkpoints: "
-    "write_bytes - cancelled"
+    "/proc/self/io of the supervising process while it trains, less the trainer and the durable checkpoints; "
+    "logical: wchar, RAM included; disk: write_bytes - cancelled_write_bytes"
 )
 _DRIVE_METHOD = "smartctl: all that hosts have written to the drive in its life"
 # Later the time between mount and start is not that of one call: a training went on after a pause.
@@ -95,9 +98,9 @@ def compose(
         max(0, part)
         for part in (
             training.writes.disk_bytes,
-            training.drained.disk_bytes,
+            training.drained.writes.disk_bytes,
             export.writes.disk_bytes,
-            training.own_disk_bytes,
+            training.own.disk_bytes,
         )
     )
     without_bytes = baseline.device_bytes if baseline else None
@@ -123,7 +126,7 @@ def compose(
                 "strays": [{"path": path, "bytes": size_bytes} for path, size_bytes in training.strays.items()],
             },
             "drain": {
-                "disk_bytes": training.drained.disk_bytes,
+                **asdict(training.drained.writes),
                 "checkpoints": training.drained.checkpoints,
                 "skipped": training.drained.skipped,
                 "duplicates": training.drained.duplicates,
@@ -131,7 +134,7 @@ def compose(
                 "method": _DRAIN_METHOD,
             },
             "export": _process_writes(export.writes),
-            "own": {"disk_bytes": training.own_disk_bytes, "method": _OWN_METHOD},
+            "own": {**asdict(training.own), "method": _OWN_METHOD},
             "filesystem": {
                 "type": after.filesystem,
                 "bytes": after.since(lease.counters, "filesystem_bytes"),

@@ -71,8 +71,7 @@ class Training:
     """A training that ended well; `progress` is what its output said last, `resumed` what it went on from.
 
     `saved` are the complete checkpoints that were seen, `strays` files on a disk that the trainer wrote, with their
-    sizes, `own_disk_bytes` what RamTrain wrote beside it, durable checkpoints apart. `before` are the disk's counters
-    at its start.
+    sizes, `own` what RamTrain wrote beside it, durable checkpoints apart; `before` the disk's counters at the start.
     """
 
     command: list[str]
@@ -84,7 +83,7 @@ class Training:
     drained: Drained
     saved: list[Saved]
     strays: dict[str, int]
-    own_disk_bytes: int
+    own: ProcessWrites
     before: DiskCounters
     resumed: Resumed | None
     project: ProjectState
@@ -100,7 +99,8 @@ class Training:
         """Return the training that `asdict` made `content` of."""
         parts = {
             "writes": ProcessWrites(**content["writes"]),
-            "drained": Drained(**content["drained"]),
+            "drained": Drained.from_dict(content["drained"]),
+            "own": ProcessWrites(**content["own"]),
             "saved": [Saved(**entry) for entry in content["saved"]],
             "before": DiskCounters(**content["before"]),
             "resumed": content["resumed"] and Resumed(**content["resumed"]),
@@ -169,7 +169,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         Begun(mine(), run.products, finished=True).write(lease)
     assert ending is not None  # else there was trouble
     watch.warn_of_strays()
-    own_disk_bytes = own_writes().since(own_before).disk_bytes - trainers.disk_bytes - watch.drain.result.disk_bytes
+    own = own_writes().since(own_before).since(trainers).since(watch.drain.result.writes)
     if ending.left_behind:
         log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
     return Training(
@@ -182,7 +182,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         drained=watch.drain.result,
         saved=watch.drain.saved,
         strays=watch.strays.files,
-        own_disk_bytes=own_disk_bytes,
+        own=own,
         before=watch.before,
         resumed=ladder.resumed,
         project=project.result(),
@@ -442,7 +442,7 @@ class _Watch:
             memory_bytes=memory.total - memory.available,
             logical_bytes=self.written.logical_bytes,
             disk_bytes=self.written.disk_bytes,
-            drain_bytes=drained.disk_bytes,
+            drain_bytes=drained.writes.disk_bytes,
             device_bytes=counters.since(self.before),
             swap_bytes=counters.swapped_out_bytes - self.before.swapped_out_bytes,
             checkpoints=len(self.drain.saved),

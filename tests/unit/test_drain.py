@@ -803,7 +803,7 @@ def test_never_means_that_nothing_is_written_to_the_disk(place: Place, workdir: 
     drain.finish(bring_newest=True)
     assert drain.has_ended(wait_s=30)
     assert list(workdir.iterdir()) == []
-    assert drain.result.checkpoints == drain.result.disk_bytes == 0
+    assert drain.result.checkpoints == drain.result.writes.disk_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -892,7 +892,7 @@ def test_what_is_at_stake_counts_from_the_newest_durable_checkpoint(place: Place
     assert (seen.newest, seen.checkpoints) == ("out/a.pth", {"out/a.pth": {"step": "7"}})
     assert Path(seen.durable) == place.on_disk[0].folder
     assert drain.result.worst_loss_s >= 0.1
-    assert drain.result.disk_bytes + seen.kept_off_bytes == 10 << 20
+    assert drain.result.writes.disk_bytes + seen.kept_off_bytes == 10 << 20
     assert drain.age_s() < 20
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ramtrain.endurance import Drive, add_to_total, ask_drive, life_days, life_percent, rated_bytes, read_smart, wear
+from ramtrain.errors import RamTrainError
 
 # Cut down from what smartctl 7.4 prints for an NVMe and a SATA drive.
 NVME = {
@@ -122,3 +123,12 @@ def test_runs_that_end_at_once_are_all_in_the_total(tmp_path: Path) -> None:
         run.join()
     assert len(_rows(path)) == 12
     assert _rows(path)[-1]["total_written_bytes"] == str(12 * 10**6)
+
+
+def test_what_is_no_running_total_is_named_and_left(tmp_path: Path) -> None:
+    path = tmp_path / "endurance.tsv"
+    for content in ("something else\n1\n", "run\tstarted\ttotal_written_bytes\nx\ty\tmany\n"):
+        path.write_text(content)
+        with pytest.raises(RamTrainError, match=r"endurance\.tsv is not the running total"):
+            add_to_total(path, _record("a", 1, None))
+        assert path.read_text() == content
