@@ -327,6 +327,15 @@ def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[
     return complete(config, _schema(home, "config"), source)
 
 
+def project_of(config: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
+    """Return a complete config's project, as an absolute path, and its command, with its placeholders.
+
+    Raises:
+        RamTrainError: the command is empty, or a quotation mark in it is not closed.
+    """
+    return _absolute(config["project"]["path"]), _split(config["project"]["command"])
+
+
 def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
     """Return every run of a complete config by its id, in the order of the runs table.
 
@@ -334,7 +343,7 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         RamTrainError: whatever is wrong with the runs table, the adapter, or the values in the config.
     """
     project, ramdisk, train = config["project"], config["ramdisk"], config["train"]
-    folder = _absolute(project["path"])
+    folder, command = project_of(config)
     rows = (
         read_runs(_absolute(config["runs"]), _schema(home, "runs"))
         if config["runs"]
@@ -354,7 +363,6 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             f"ramdisk.size: {ramdisk['size']!r} leaves too little of the machine's memory for the trainer and all "
             f"else; at most {most} can be had here."
         )
-    command = _split(project["command"])
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
