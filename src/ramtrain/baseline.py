@@ -1,4 +1,4 @@
-"""What a project writes and takes without a RAM disk, as `benchmark_io` has measured it, for the records of its runs."""
+"""What a project writes and takes without a RAM disk, as `benchmark_io` measured it, for the records of its runs."""
 
 from __future__ import annotations
 
