@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPO, Ended, small_config
+from workplace import Workplace
 
 from ramtrain.ramdisk import SHM
 from ramtrain.schema import complete, load_yaml
@@ -186,3 +189,18 @@ def test_a_row_that_is_taken_out_meanwhile_has_a_message(snakemake: Snakemake, w
     assert "is no longer in the runs table. Its RAM disk stays" in ended.output
     assert "Traceback" not in ended.output
     assert snakemake(config, "unmount").status == 0
+
+
+def test_while_a_run_waits_for_another_snakemake_takes_nothing_from_the_trainer(workplace: Workplace) -> None:
+    (workplace.workdir / "runs.tsv").write_text("run\nfirst\nsecond\n")
+    config = yaml.safe_load(workplace.configfile.read_text())
+    workplace.configure({**config, "runs": "runs.tsv"})
+    workplace.start(pause_s=1)
+    while "first: training" not in workplace.said() and "second: training" not in workplace.said():
+        time.sleep(0.1)
+        assert workplace.snakemake.poll() is None, workplace.said()
+    time.sleep(1)
+    before_s = sum(workplace.snakemake.cpu_times()[:2])
+    time.sleep(3)
+    used_s = sum(workplace.snakemake.cpu_times()[:2]) - before_s
+    assert used_s <= 0.1, f"Snakemake used {used_s} s of CPU in 3 s"

@@ -259,7 +259,7 @@ def test_ctrl_c_while_fio_runs_ends_fio_and_leaves_nothing(
 ) -> None:
     # Tests that a shell started in its background would ignore it. That fio is gone is what `nothing_left` sees.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    put_fio(tmp_path, "echo > new; kill -INT $PPID; exec sleep 60", monkeypatch)
+    put_fio(tmp_path, "echo > new; sleep 0.3; kill -INT $PPID; exec sleep 60", monkeypatch)
     try:
         with pytest.raises(KeyboardInterrupt):
             measure(disk)
