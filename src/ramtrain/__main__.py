@@ -45,8 +45,8 @@ def _advise(records: list[Path]) -> None:
 
 
 def _with_baseline(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record with the baseline that a benchmark has left since, where it has none of its own."""
-    if record["writes"]["baseline"] is None:
+    """Return the record with the baseline that a benchmark has left since, where it could have one and has none."""
+    if record["writes"]["baseline"] is None and not record["protection"]["resumed_from"]:
         baseline = read_baseline(RESULTS / BASELINE, *project_of(record["config"]))
         record["writes"]["baseline"] = asdict(baseline) if baseline else None
     return record

@@ -49,12 +49,17 @@ def advise(record: Mapping[str, Any]) -> tuple[str, str]:
 def _by_volume(record: Mapping[str, Any]) -> tuple[str, str]:
     writes = record["writes"]
     kept_bytes = max(0, writes["trainer"]["logical_bytes"] - writes["written_bytes"])
-    a_day_bytes = kept_bytes * _DAY_S / record["timings_s"]["total"]
+    a_day_bytes = kept_bytes * _DAY_S / record["timings_s"]["train"]
     is_little = a_day_bytes < _LITTLE_A_DAY_BYTES
     verdict = "it hardly pays: the trainer writes little" if is_little else "it may pay"
-    return (
+    first = (
         f"run {record['run']}: {verdict}: {_size(kept_bytes)} were kept in RAM, {_size(a_day_bytes)} a day, "
-        f"{_size(writes['written_bytes'])} went to the disk.",
+        f"{_size(writes['written_bytes'])} went to the disk."
+    )
+    if record["protection"]["resumed_from"]:
+        return first, "It was gone on with after an interruption: these figures are those of its last attempt alone."
+    return (
+        first,
         "How much of that the page cache would have absorbed is not known: name the run in benchmark.run and type "
         "`snakemake --cores 1 benchmark_io`.",
     )

@@ -103,6 +103,10 @@ def compose(
             training.own.disk_bytes,
         )
     )
+    if training.resumed:
+        baseline = (
+            None  # what earlier attempts wrote is not in these figures: they cannot be compared with a whole run's
+        )
     without_bytes = baseline.device_bytes if baseline else None
     project = training.project
     return {

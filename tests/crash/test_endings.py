@@ -13,12 +13,15 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import needs_root
 from workplace import EPOCHS, RUN, Workplace, expected_state, resuming_config, state_of
 
+from ramtrain.baseline import BASELINE, Baseline
 from ramtrain.ramdisk import SHM
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -100,6 +103,21 @@ def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
     assert epochs == before + after, "it goes on with the epoch after the checkpoint's"
     assert before == list(range(1, len(before) + 1)), "the log of before came back as well"
     assert len(before) >= first - 1
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_run_that_was_gone_on_with_is_not_compared_with_a_whole_one(is_killed: bool, workplace: Workplace) -> None:
+    config = yaml.safe_load(workplace.configfile.read_text())["project"]
+    baseline = Baseline(RUN, config["path"], config["command"], "2026-01-01T00:00:00+00:00", 1, 9, 9, 99, 99, 99, 9)
+    workplace.results.parent.mkdir()
+    (workplace.results.parent / BASELINE).write_text(json.dumps({"baseline": asdict(baseline)}))
+    workplace.start(FAULT="kill@6" if is_killed else "@0")
+    assert (workplace.wait() != 0) == is_killed
+    if is_killed:
+        workplace.type_what_is_said(workplace.said())
+    writes = workplace.check_finished()["writes"]
+    assert writes["baseline"] == (None if is_killed else asdict(baseline))
+    assert writes["saved_bytes"] == (None if is_killed else 99 - writes["written_bytes"])
 
 
 @pytest.mark.parametrize("best", [2, 4])

@@ -18,7 +18,8 @@ BASELINE = {"pairs": 1, "device_bytes": 500 * 10**9, "wall_s": 1000.0, "with_ram
 def _record(baseline: dict[str, Any] | None = None, logical_bytes: int = 10**12, **changes: Any) -> dict[str, Any]:
     return {
         "run": "example",
-        "timings_s": {"total": 86400.0},
+        "timings_s": {"train": 86400.0, "total": 86400.0},
+        "protection": {"resumed_from": None},
         "ramdisk": {"backend": "tmpfs"},
         "writes": {"trainer": {"logical_bytes": logical_bytes}, "written_bytes": 10**9, "baseline": baseline},
         "endurance": None,
@@ -54,6 +55,17 @@ def test_a_run_without_a_baseline_saved_nothing_that_is_known() -> None:
         assert "saved" not in text
         assert "benchmark_io" in text
     assert "it hardly pays" in advise(_record(None, logical_bytes=10**9))[0]
+
+
+def test_of_a_resumed_run_nothing_is_said_to_be_saved(workdir: Path) -> None:
+    resumed = _record(protection={"resumed_from": "checkpoint_5.pth"})
+    assert "its last attempt alone" in advise(resumed)[1]
+    (workdir / "results/a").mkdir(parents=True)
+    (workdir / "results/a/record.json").write_text(json.dumps(resumed))
+    measured = {"run": "a", "measured": "2026-01-01", "logical_bytes": 1, "disk_bytes": 1, "with_ram_device_bytes": 1}
+    baseline = {**BASELINE, **measured, "project": str(workdir / "project"), "command": ["python", "train.py"]}
+    (workdir / "results/benchmark_io.json").write_text(json.dumps({"baseline": baseline}))
+    assert "saved" not in _call(workdir).stdout
 
 
 def test_endurance_is_told_in_days() -> None:
