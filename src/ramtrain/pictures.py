@@ -439,7 +439,7 @@ def _draw_sweep_times(axes: Axes, table: pd.DataFrame, baseline_s: pd.Series, co
     for row, (with_s, without_s) in enumerate(zip(total_s, baseline_s, strict=True)):
         beside = "" if math.isnan(without_s) else f", without {_duration(without_s)}"
         axes.text(1.02, row, _duration(with_s) + beside, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
-    _scale_time(axes.xaxis, max(total_s.max(), baseline_s.fillna(0).max()), "wall time")
+    _scale_time(axes.xaxis, max(total_s.max(), baseline_s.fillna(0).max()), "wall time", most_ticks=4)
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
@@ -509,12 +509,12 @@ def _scale_size(axis: Axis, top_bytes: float, label: str) -> None:
     axis.set_label_text(label)
 
 
-def _scale_time(axis: Axis, top_s: float, label: str) -> None:
+def _scale_time(axis: Axis, top_s: float, label: str, most_ticks: int = 8) -> None:
     """Scale an axis in seconds from zero, with ticks in the unit that suits its length."""
     unit, unit_s = next((unit, unit_s) for unit, unit_s, up_to_s in _TIMES if top_s <= up_to_s)
     top_s = max(top_s, 1e-4)
     step = 10.0 ** math.floor(math.log10(top_s / unit_s / 5))
-    step *= next(factor for factor in (1, 2, 5, 10) if top_s / unit_s / (step * factor) <= 8)
+    step *= next(factor for factor in (1, 2, 5, 10) if top_s / unit_s / (step * factor) <= most_ticks)
     axis.set_major_locator(MultipleLocator(step * unit_s))
     axis.set_major_formatter(FuncFormatter(lambda value_s, _: f"{round(value_s / unit_s, 9):,g} {unit}"))
     axis.axes.set(**{f"{axis.axis_name}lim": (0, top_s * 1.08)})
