@@ -116,6 +116,10 @@ def _step_s(series: Path) -> float | None:
     return round(float((first_seen.iloc[-1] - first_seen.iloc[0]) / count), 6) if count else None
 
 
+def _values(legs: Sequence[Leg], place: str, key: str) -> list[Any]:
+    return [value for leg in legs if leg.place == place and (value := getattr(leg, key)) is not None]
+
+
 def figures(run: Run, legs: Sequence[Leg]) -> list[Figure]:
     """Return medians and ranges of all that was measured of the trainings."""
     measures = {
@@ -129,10 +133,9 @@ def figures(run: Run, legs: Sequence[Leg]) -> list[Figure]:
     found = []
     for name, (key, unit) in measures.items():
         for place in (DISK, RAM):
-            values = [value for leg in legs if leg.place == place and (value := getattr(leg, key)) is not None]
-            if values:
+            if values := _values(legs, place, key):
                 low, high = min(values), max(values)
-                size_bytes = int(statistics.median(leg.logical_bytes for leg in legs if leg.place == place))
+                size_bytes = int(statistics.median(_values(legs, place, "logical_bytes")))
                 middle = statistics.median(values)
                 what = f"run {run.run}: {name}"
                 found.append(Figure(what, place, unit, "RamTrain", size_bytes, len(values), middle, low, high))
@@ -143,7 +146,7 @@ def baseline_of(run: Run, legs: Sequence[Leg]) -> Baseline:
     """Return the baseline that the trainings give."""
 
     def median(place: str, key: str) -> Any:
-        values = [value for leg in legs if leg.place == place and (value := getattr(leg, key)) is not None]
+        values = _values(legs, place, key)
         return statistics.median(values) if values else None
 
     return Baseline(

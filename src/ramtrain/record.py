@@ -104,9 +104,7 @@ def compose(
         )
     )
     if training.resumed:
-        baseline = (
-            None  # what earlier attempts wrote is not in these figures: they cannot be compared with a whole run's
-        )
+        baseline = None  # these figures are of the last attempt, and not to be compared with those of a whole run
     without_bytes = baseline.device_bytes if baseline else None
     project = training.project
     return {

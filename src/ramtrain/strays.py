@@ -12,11 +12,12 @@ from humanfriendly import format_size
 
 from ramtrain.checkpoints import written_by
 from ramtrain.namespace import OVERLAY_SOURCE
+from ramtrain.ramdisk import MEMORY_FILESYSTEMS
 from ramtrain.system import Mount, mount_of, mounts
 
 # Less is what any program writes: access times, a cache of compiled code.
 MUCH_BYTES = 1_000_000
-_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "devpts", "mqueue", "proc", "sysfs", "hugetlbfs")
+_IN_MEMORY = (*MEMORY_FILESYSTEMS, "devtmpfs", "devpts", "mqueue", "proc", "sysfs", "hugetlbfs")
 _MOST_TOLD = 5
 
 
