@@ -51,7 +51,7 @@ rule unmount:
 
 
 onstart:
-    caller.pass_signals_on("train_run.py", "benchmark_io.py")
+    caller.pass_signals_on("mount_ramdisk.py", "train_run.py", "benchmark_io.py")
 
 
 onerror:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import humanfriendly
-import psutil
 
+from ramtrain import memory
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import complete, load_yaml
 
@@ -38,6 +38,17 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class MemoryNeed:
+    """What a trainer keeps at one time, at most: `checkpoints` of them, each `checkpoint` times the base model, which
+    the globs `base` find in the project; and, once, `beside` times the base model."""
+
+    base: tuple[str, ...]
+    checkpoint: float
+    checkpoints: int
+    beside: float
+
+
+@dataclass(frozen=True)
 class Trainer:
     """What an adapter in config/trainers says of a kind of trainer; globs relative to the project."""
 
@@ -50,6 +61,7 @@ class Trainer:
     grace_s: float
     progress: Mapping[str, re.Pattern[str]]
     resume: Resume | None
+    memory: MemoryNeed | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,11 @@ class Protect:
 
 @dataclass(frozen=True)
 class Run:
-    """The resolved settings of one run. Paths are absolute, globs relative to the project."""
+    """The resolved settings of one run. Paths are absolute, globs relative to the project.
+
+    Its RAM disk is to have `size_bytes`, and at least `least_bytes`; with `auto_size` both are 0 until `sizing` has
+    found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
+    """
 
     run: str
     parameters: Mapping[str, str]
@@ -95,8 +111,13 @@ class Run:
     volatile: tuple[Path, ...]
     backend: str
     size_bytes: int
+    least_bytes: int
+    auto_size: bool
+    size_from: str
     ramdisk_path: Path | None
     sudo: bool
+    fallback: str
+    reserve_bytes: int | None
     staging: str
     threads: int | None
     protect: Protect
@@ -104,8 +125,8 @@ class Run:
 
     @property
     def ramdisk_mb(self) -> int:
-        """The size as Snakemake's resource `ramdisk_mb`, rounded up."""
-        return -(-self.size_bytes // _MIB_BYTES)
+        """The size as Snakemake's resource `ramdisk_mb`, rounded up; on the disk nothing of it is memory."""
+        return 0 if self.backend == "disk" else -(-self.size_bytes // _MIB_BYTES)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -147,7 +168,7 @@ def parse_size(text: str | int, total_bytes: int) -> int:
     Raises:
         RamTrainError: not a size, less than 1 MiB, or more than `total_bytes`, the machine's memory.
     """
-    hint = "give a size such as 16G, 500M or 50% (of this machine's memory)"
+    hint = "give a size such as 16G, 500M or 50% (of this machine's memory), or auto"
     size_bytes = _parse_bytes("ramdisk.size", text, hint, total_bytes)
     if size_bytes > total_bytes:
         raise RamTrainError(
@@ -184,17 +205,27 @@ def _read_protect(protect: Mapping[str, Any]) -> Protect:
     )
 
 
+def read_reserve(reserve: str | int | None) -> int | None:
+    """Return `guard.reserve` in bytes; None for the default.
+
+    Raises:
+        RamTrainError: not a size.
+    """
+    hint = "give a size such as 4G, or a share such as 20% (of this machine's memory)"
+    return None if reserve is None else _parse_bytes("guard.reserve", reserve, hint, memory.total_bytes())
+
+
 def _read_resume(resume: str, run: str) -> str:
     """Return same, always, never, or the path of a durable checkpoint's folder, if it is one of this run."""
     if resume in ("same", "always", "never"):
         return resume
-    folder = _absolute(resume)
+    folder = absolute(resume)
     if not (folder / "manifest.json").is_file():
         raise RamTrainError(
             f"resume: {resume!r} is not known; same, always and never are, and the folder of a durable checkpoint, "
             f"such as results/{run}/checkpoints/..."
         )
-    return str(folder) if folder.parent == _absolute(f"results/{run}/checkpoints") else "same"
+    return str(folder) if folder.parent == absolute(f"results/{run}/checkpoints") else "same"
 
 
 def _parse_max_loss(text: str | float) -> float | None:
@@ -304,13 +335,14 @@ def load_trainer(name: str, home: Path) -> Trainer:
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
         resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"]), tuple(resume["best"])),
+        memory=_read_need(adapter["memory"]),
     )
 
 
-def budget_bytes() -> int:
-    """Return what all runs of this machine together may hold: its memory less a reserve of 10 %, at least 2 GiB."""
-    total_bytes = psutil.virtual_memory().total
-    return max(0, total_bytes - max(2 << 30, total_bytes // 10))
+def _read_need(need: Mapping[str, Any] | None) -> MemoryNeed | None:
+    if need is None:
+        return None
+    return MemoryNeed(tuple(need["base"]), need["checkpoint"], need["checkpoints"], need["beside"])
 
 
 def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[str, Any]:
@@ -334,9 +366,9 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         RamTrainError: whatever is wrong with the runs table, the adapter, or the values in the config.
     """
     project, ramdisk, train = config["project"], config["ramdisk"], config["train"]
-    folder = _absolute(project["path"])
+    folder = absolute(project["path"])
     rows = (
-        read_runs(_absolute(config["runs"]), _schema(home, "runs"))
+        read_runs(absolute(config["runs"]), _schema(home, "runs"))
         if config["runs"]
         else [{"run": _id_from(folder.name)}]
     )
@@ -347,14 +379,9 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             f"project.model: missing, and the adapter {trainer.name!r} knows no default; "
             "give the globs of the files that are the final model."
         )
-    size_bytes = parse_size(ramdisk["size"], psutil.virtual_memory().total)
-    if ramdisk["backend"] != "disk" and size_bytes > budget_bytes():
-        most = humanfriendly.format_size(budget_bytes(), binary=True)
-        raise RamTrainError(
-            f"ramdisk.size: {ramdisk['size']!r} leaves too little of the machine's memory for the trainer and all "
-            f"else; at most {most} can be had here."
-        )
-    command = _split(project["command"])
+    auto_size = str(ramdisk["size"]).strip() == "auto"
+    size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes())
+    command = split_command(project["command"])
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
@@ -380,11 +407,16 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             products=products,
             exclude=tuple(_globs("exclude", project["exclude"])),
             preload=tuple(_globs("preload", project["preload"])),
-            volatile=tuple(_absolute(path) for path in project["volatile"]),
+            volatile=tuple(absolute(path) for path in project["volatile"]),
             backend=ramdisk["backend"],
             size_bytes=size_bytes,
-            ramdisk_path=_absolute(ramdisk["path"]) if ramdisk["path"] else None,
+            least_bytes=size_bytes,
+            auto_size=auto_size,
+            size_from="ramdisk.size",
+            ramdisk_path=absolute(ramdisk["path"]) if ramdisk["path"] else None,
             sudo=ramdisk["sudo"],
+            fallback=ramdisk["fallback"],
+            reserve_bytes=read_reserve(config["guard"]["reserve"]),
             staging=config["staging"],
             threads=train["threads"],
             protect=protect,
@@ -451,7 +483,8 @@ def _schema(home: Path, name: str) -> dict[str, Any]:
     return load_yaml(home / "workflow" / "schemas" / f"{name}.schema.yaml")
 
 
-def _absolute(path: str) -> Path:
+def absolute(path: str) -> Path:
+    """Return a path of the config, which is relative to the folder that Snakemake runs in, or begins with ~."""
     # A name after ~ that is no user's stays as it is, as in a shell, and is then not found.
     return Path(os.path.abspath(os.path.expanduser(path)))
 
@@ -463,7 +496,12 @@ def _globs(key: str, patterns: Iterable[str]) -> Iterable[str]:
         yield pattern
 
 
-def _split(command: str | list[str | int | float]) -> tuple[str, ...]:
+def split_command(command: str | list[str | int | float]) -> tuple[str, ...]:
+    """Return the arguments of a command as it stands in the config.
+
+    Raises:
+        RamTrainError: there is nothing in it, or a quotation mark is not closed.
+    """
     try:
         arguments = shlex.split(command) if isinstance(command, str) else [str(part) for part in command]
     except ValueError as error:

@@ -136,7 +136,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         def mine() -> Fingerprint:
             return fingerprint(run, inputs.result())
 
-        _warn_unprotected(run)
+        _warn_unprotected(run, lease)
         ladder = Ladder(run, lease, prepare(run, lease, stage, mine), mine)
         for arguments in ladder.steps():
             stage = ladder.stage
@@ -190,8 +190,8 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
     )
 
 
-def _warn_unprotected(run: Run) -> None:
-    if run.backend == "disk":
+def _warn_unprotected(run: Run, lease: Lease) -> None:
+    if lease.backend == "disk":
         return  # what the trainer saves is on the disk
     if run.protect.max_loss_s is None:
         log.warning(
