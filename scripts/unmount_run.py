@@ -32,7 +32,7 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
         config,
         Path.cwd(),
         unmount_s=round(time.monotonic() - started, 3),
-        baseline=read_baseline(RESULTS / BASELINE, run),
+        baseline=read_baseline(RESULTS / BASELINE, run.project, run.command),
         tbw=config["disk"]["tbw"],
     )
     write_record(record_file, record, schema)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ramtrain.advice import advise
+from ramtrain.benchmark import BASELINE, read_baseline
+from ramtrain.config import project_of
 from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table
 
@@ -33,11 +37,19 @@ def _advise(records: list[Path]) -> None:
         sys.exit(f"no run has ended yet in {RESULTS.absolute()}")
     for path in records:
         try:
-            print(*advise(json.loads(path.read_text(encoding="utf-8"))), sep="\n")
+            print(*advise(_with_baseline(json.loads(path.read_text(encoding="utf-8")))), sep="\n")
         except OSError as error:
             sys.exit(f"{path}: {error.strerror}; runs that have ended have one")
         except (ValueError, KeyError, TypeError) as error:
             sys.exit(f"{path}: is no record of this version of RamTrain ({error!r})")
+
+
+def _with_baseline(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with the baseline that a benchmark has left since, where it has none of its own."""
+    if record["writes"]["baseline"] is None:
+        baseline = read_baseline(RESULTS / BASELINE, *project_of(record["config"]))
+        record["writes"]["baseline"] = asdict(baseline) if baseline else None
+    return record
 
 
 if __name__ == "__main__":

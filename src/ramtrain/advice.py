@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from humanfriendly import format_size, format_timespan
+from humanfriendly.text import pluralize
 
 # A week of work on a laptop writes as much: less a day does not wear out a drive.
 _LITTLE_A_DAY_BYTES = 20 * 10**9
@@ -40,7 +41,7 @@ def advise(record: Mapping[str, Any]) -> tuple[str, str]:
     return (
         f"run {record['run']}: {verdict}: {_size(writes['written_bytes'])} written instead of "
         f"{_size(baseline['device_bytes'])}, {_size(max(0, a_day_bytes))} a day saved{life}.",
-        f"As benchmark_io measured ({baseline['pairs']} pairs), with a RAM disk the run {speed} "
+        f"As benchmark_io measured ({pluralize(baseline['pairs'], 'pair')}), with a RAM disk the run {speed} "
         f"({format_timespan(baseline['with_ram_wall_s'])}, {format_timespan(baseline['wall_s'])}).",
     )
 

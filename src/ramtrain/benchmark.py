@@ -68,9 +68,9 @@ class Baseline:
     device_bytes: int | None
     with_ram_device_bytes: int | None
 
-    def holds_for(self, run: Run) -> bool:
-        """Whether it was measured for the same project and command."""
-        return (self.project, self.command) == (str(run.project), list(run.command))
+    def holds_for(self, project: Path, command: Sequence[str]) -> bool:
+        """Whether it was measured for the same project, an absolute path, and command, with its placeholders."""
+        return (self.project, self.command) == (str(project), list(command))
 
 
 def run_pairs(run: Run, pairs: int, workdir: Path, say: Callable[[str], None]) -> list[Leg]:
@@ -194,10 +194,10 @@ def write_table(path: Path, found: Sequence[Figure]) -> None:
     pd.DataFrame([asdict(figure) for figure in found], columns=columns).to_csv(path, sep="\t", index=False)
 
 
-def read_baseline(path: Path, run: Run) -> Baseline | None:
-    """Return the baseline that a benchmark has left, if there is one and it holds for the run."""
+def read_baseline(path: Path, project: Path, command: Sequence[str]) -> Baseline | None:
+    """Return the baseline that a benchmark has left, if there is one and it holds for the project and command."""
     if not path.exists():
         return None
     content: Mapping[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))["baseline"]
     baseline = Baseline(**content) if content else None
-    return baseline if baseline and baseline.holds_for(run) else None
+    return baseline if baseline and baseline.holds_for(project, command) else None

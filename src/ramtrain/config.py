@@ -219,13 +219,13 @@ def _read_resume(resume: str, run: str) -> str:
     """Return same, always, never, or the path of a durable checkpoint's folder, if it is one of this run."""
     if resume in ("same", "always", "never"):
         return resume
-    folder = absolute(resume)
+    folder = _absolute(resume)
     if not (folder / "manifest.json").is_file():
         raise RamTrainError(
             f"resume: {resume!r} is not known; same, always and never are, and the folder of a durable checkpoint, "
             f"such as results/{run}/checkpoints/..."
         )
-    return str(folder) if folder.parent == absolute(f"results/{run}/checkpoints") else "same"
+    return str(folder) if folder.parent == _absolute(f"results/{run}/checkpoints") else "same"
 
 
 def _parse_max_loss(text: str | float) -> float | None:
@@ -359,6 +359,15 @@ def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[
     return complete(config, _schema(home, "config"), source)
 
 
+def project_of(config: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
+    """Return a complete config's project, as an absolute path, and its command, with its placeholders.
+
+    Raises:
+        RamTrainError: the command is empty, or a quotation mark in it is not closed.
+    """
+    return _absolute(config["project"]["path"]), _split(config["project"]["command"])
+
+
 def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
     """Return every run of a complete config by its id, in the order of the runs table.
 
@@ -366,9 +375,9 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         RamTrainError: whatever is wrong with the runs table, the adapter, or the values in the config.
     """
     project, ramdisk, train = config["project"], config["ramdisk"], config["train"]
-    folder = absolute(project["path"])
+    folder, command = project_of(config)
     rows = (
-        read_runs(absolute(config["runs"]), _schema(home, "runs"))
+        read_runs(_absolute(config["runs"]), _schema(home, "runs"))
         if config["runs"]
         else [{"run": _id_from(folder.name)}]
     )
@@ -381,7 +390,6 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         )
     auto_size = str(ramdisk["size"]).strip() == "auto"
     size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes())
-    command = split_command(project["command"])
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
@@ -407,13 +415,13 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             products=products,
             exclude=tuple(_globs("exclude", project["exclude"])),
             preload=tuple(_globs("preload", project["preload"])),
-            volatile=tuple(absolute(path) for path in project["volatile"]),
+            volatile=tuple(_absolute(path) for path in project["volatile"]),
             backend=ramdisk["backend"],
             size_bytes=size_bytes,
             least_bytes=size_bytes,
             auto_size=auto_size,
             size_from="ramdisk.size",
-            ramdisk_path=absolute(ramdisk["path"]) if ramdisk["path"] else None,
+            ramdisk_path=_absolute(ramdisk["path"]) if ramdisk["path"] else None,
             sudo=ramdisk["sudo"],
             fallback=ramdisk["fallback"],
             reserve_bytes=read_reserve(config["guard"]["reserve"]),
@@ -483,8 +491,7 @@ def _schema(home: Path, name: str) -> dict[str, Any]:
     return load_yaml(home / "workflow" / "schemas" / f"{name}.schema.yaml")
 
 
-def absolute(path: str) -> Path:
-    """Return a path of the config, which is relative to the folder that Snakemake runs in, or begins with ~."""
+def _absolute(path: str) -> Path:
     # A name after ~ that is no user's stays as it is, as in a shell, and is then not found.
     return Path(os.path.abspath(os.path.expanduser(path)))
 
@@ -496,12 +503,7 @@ def _globs(key: str, patterns: Iterable[str]) -> Iterable[str]:
         yield pattern
 
 
-def split_command(command: str | list[str | int | float]) -> tuple[str, ...]:
-    """Return the arguments of a command as it stands in the config.
-
-    Raises:
-        RamTrainError: there is nothing in it, or a quotation mark is not closed.
-    """
+def _split(command: str | list[str | int | float]) -> tuple[str, ...]:
     try:
         arguments = shlex.split(command) if isinstance(command, str) else [str(part) for part in command]
     except ValueError as error:

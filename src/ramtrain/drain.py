@@ -417,7 +417,8 @@ class Drain:
     def _note_saved(self, checkpoint: Checkpoint, upper: Path) -> None:
         """Note how long a checkpoint took to be saved: from when its first file was made to the last write.
 
-        A file that is written anew in its place was made when it was first written: of it nothing is known.
+        A file that is written anew in its place was made when it was first written: of it nothing is known. Of one that
+        is written in a single call too little is: the kernel notes the time of a write when it begins.
         """
         inodes = {stamp.inode for _, stamp in checkpoint.files}
         with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it

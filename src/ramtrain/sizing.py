@@ -18,7 +18,7 @@ from humanfriendly import format_size
 
 from ramtrain import caller
 from ramtrain.admission import Line, room_bytes
-from ramtrain.config import Run, absolute, split_command
+from ramtrain.config import Run, project_of
 from ramtrain.environment import own_places
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, SHM, Lease, is_full, ram_root, used_bytes
@@ -250,8 +250,7 @@ def _of_the_same(run: Run, past: Sequence[dict[str, Any]]) -> dict[str, dict[str
     found = {}
     for record in past:
         try:
-            project = record["config"]["project"]
-            same = (absolute(project["path"]), split_command(project["command"])) == (run.project, run.command)
+            same = project_of(record["config"]) == (run.project, run.command)
             if same and _written_bytes(record) and _model_bytes(record) and "size_bytes" in record["checkpoints"]:
                 found[record["run"]] = record
         except (KeyError, TypeError, RamTrainError):

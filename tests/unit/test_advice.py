@@ -22,6 +22,7 @@ def _record(baseline: dict[str, Any] | None = None, logical_bytes: int = 10**12,
         "ramdisk": {"backend": "tmpfs"},
         "writes": {"trainer": {"logical_bytes": logical_bytes}, "written_bytes": 10**9, "baseline": baseline},
         "endurance": None,
+        "config": {"project": {"path": "project", "command": "python train.py"}},
         **changes,
     }
 
@@ -83,3 +84,15 @@ def test_the_command_reads_records_and_names_what_it_cannot_read(workdir: Path) 
     assert broken.returncode == 1
     assert "is no record of this version" in broken.stderr
     assert "Traceback" not in broken.stderr
+
+
+def test_a_benchmark_that_was_made_later_counts_as_well(workdir: Path) -> None:
+    (workdir / "results/a").mkdir(parents=True)
+    (workdir / "results/a/record.json").write_text(json.dumps(_record()))
+    measured = {"run": "a", "measured": "2026-01-01", "logical_bytes": 1, "disk_bytes": 1, "with_ram_device_bytes": 1}
+    baseline = {**BASELINE, **measured, "project": str(workdir / "project"), "command": ["python", "train.py"]}
+    (workdir / "results/benchmark_io.json").write_text(json.dumps({"baseline": baseline}))
+    assert "saved" in _call(workdir).stdout
+    baseline["command"] = ["python", "other.py"]
+    (workdir / "results/benchmark_io.json").write_text(json.dumps({"baseline": baseline}))
+    assert "saved" not in _call(workdir).stdout

@@ -13,7 +13,7 @@ import pytest
 from conftest import REPO, Ended, small_config
 
 from ramtrain import benchmark
-from ramtrain.benchmark import DISK, RAM, Leg, baseline_of, figures, read_baseline
+from ramtrain.benchmark import DISK, RAM, Baseline, Leg, baseline_of, figures, read_baseline
 from ramtrain.config import Run, complete_config, load_runs
 
 STEPS = "t_s\tprogress.epoch\tprogress.step\n1.0\t1/2\t\n2.0\t1/2\t10\n3.0\t1/2\t10\n6.0\t2/2\t30\n7.0\t2/2\t30\n"
@@ -54,16 +54,16 @@ def test_a_baseline_holds_for_the_same_command_with_other_values_alone(run: Run,
     baseline = baseline_of(run, LEGS)
     assert (baseline.pairs, baseline.device_bytes, baseline.with_ram_device_bytes) == (2, 1600, 60)
     path = tmp_path / "benchmark_io.json"
-    assert read_baseline(path, run) is None
+    assert read_baseline(path, run.project, run.command) is None
     path.write_text(json.dumps({"baseline": baseline.__dict__}))
-    assert read_baseline(path, run) == baseline
+    assert read_baseline(path, run.project, run.command) == baseline
 
-    def other(**changes: Any) -> Run:
+    def other(**changes: Any) -> Baseline | None:
         (found,) = load_runs(complete_config(small_config(project, **changes), REPO, "test"), REPO).values()
-        return found
+        return read_baseline(path, found.project, found.command)
 
-    assert read_baseline(path, other(**{"train.seed": 7})) == baseline
-    assert read_baseline(path, other(**{"project.command": "python train.py"})) is None
+    assert other(**{"train.seed": 7}) == baseline
+    assert other(**{"project.command": "python train.py"}) is None
 
 
 def test_benchmark_io_compares_a_run_leaves_nothing_and_its_baseline_stands_in_the_record(

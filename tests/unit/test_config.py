@@ -191,6 +191,9 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("project.path", "no/such", "no/such: no such folder. It is relative to "),
         ("project.path", "~no-such-user/x", "~no-such-user/x: no such folder. It is relative to "),
         # what belongs together
+        ("disk.tbw", 0, "disk.tbw: 0 is less than or equal to the minimum of 0."),
+        ("benchmark.pairs", 0, "benchmark.pairs: 0 is less than the minimum of 1."),
+        ("benchmark.run", 5, "benchmark.run: "),
         ("ramdisk.backend", "path", "ramdisk.path: missing; the backend `path` uses the RAM disk that it names."),
         ("runs", "no-such.tsv", "no-such.tsv: No such file or directory; give the table's path."),
         ("runs", ".", ": Is a directory; give the table's path."),

@@ -13,6 +13,7 @@ rule benchmark_io:
         baseline="results/benchmark_io.json",
     log:
         "results/logs/benchmark_io.log",
+    priority: 6  # before any training of the same call: the baseline is to stand in their records
     conda:
         "../envs/ramtrain.yaml"
     threads: workflow.cores

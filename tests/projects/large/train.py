@@ -22,7 +22,9 @@ began = time.monotonic()
 for number in range(1, arguments.checkpoints + 1):
     time.sleep(max(0.0, began + number * arguments.every_s - time.monotonic()))
     content[:8] = number.to_bytes(8, "little")
-    (output / f"checkpoint_{number}.bin").write_bytes(content)
+    with (output / f"checkpoint_{number}.bin").open("wb") as file:
+        for start in range(0, len(content), MB):  # in pieces, as serialisers do
+            file.write(content[start : start + MB])
     (output / f"checkpoint_{number - 1}.bin").unlink(missing_ok=True)
     print(f"GLOBAL_STEP: {number}", flush=True)
 (output / f"checkpoint_{arguments.checkpoints}.bin").rename(output / "model.bin")
