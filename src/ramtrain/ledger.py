@@ -131,8 +131,8 @@ def opened(root: Path) -> Iterator[Ledger]:
             new.replace(file)
         else:
             file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty
-        root.rmdir()
+            with contextlib.suppress(OSError):  # not empty
+                root.rmdir()
 
 
 def standing(root: Path) -> list[Standing]:
@@ -172,7 +172,8 @@ def _stand(promise: Promise) -> Standing | None:
 def _locked(root: Path) -> Iterator[None]:
     """Hold the lock on the folder; another process may remove it, when it is empty, while we wait for that."""
     while True:
-        root.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=stat.S_IRWXU)
         try:
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:

@@ -59,7 +59,7 @@ def test_every_combination_ends_in_the_same_model(
     ended = snakemake(small_config(project, **changes), "train")
 
     assert ended.status == 0, ended.output
-    (run,) = os.listdir(workdir / "results")
+    (run,) = [entry.name for entry in (workdir / "results").iterdir() if entry.is_dir()]
     home = workdir / "results" / run
     expected = hashlib.sha256(expected_model(seed=1, steps=5)).hexdigest()
     assert hashlib.sha256((home / "model/model.bin").read_bytes()).hexdigest() == expected
@@ -116,7 +116,7 @@ def test_a_config_of_six_lines_takes_the_place_of_the_example(
         "train",
     )
     assert ended.status == 0, ended.output
-    (run,) = os.listdir(workdir / "results")
+    (run,) = [entry.name for entry in (workdir / "results").iterdir() if entry.is_dir()]
     config = record(workdir, run)["config"]
     assert config["project"]["trainer"] == "generic"
     assert config["runs"] is None

@@ -56,7 +56,7 @@ def test_the_small_config_is_good(project: Path) -> None:
         (
             "epochs",
             5,
-            "epochs: unknown key, known are: project, runs, ramdisk, staging, train, protect, guard, resume, benchmark, ",
+            "epochs: unknown key, known are: project, runs, ramdisk, staging, train, protect, guard, resume, ",
         ),
         ("project.comand", "x", "my.yaml: project.comand: unknown key, did you mean 'command'?"),
         ("ramdisk.szie", "1G", "my.yaml: ramdisk.szie: unknown key, did you mean 'size'?"),
