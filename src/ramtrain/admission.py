@@ -115,6 +115,8 @@ def _promise(lease: Lease, promised_bytes: int, place: Path | None) -> Promise:
         run=lease.run,
         token=lease.token,
         state=lease.state,
+        folder=lease.folder,
+        backend=lease.backend,
         promised_bytes=promised_bytes,
         call=caller.pid() or os.getpid(),
         group=str(group) if group else None,

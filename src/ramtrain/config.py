@@ -162,18 +162,19 @@ def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str], key: 
     return [_PLACEHOLDER.sub(value, argument) for argument in arguments]
 
 
-def parse_size(text: str | int, total_bytes: int) -> int:
-    """Return a size in bytes: 16G and 500MB (powers of 1024), a number of bytes, or a share such as 50%.
+def parse_size(text: str | int, total_bytes: int, most_bytes: int | None = None) -> int:
+    """Return a size in bytes: 16G and 500MB (powers of 1024), a number of bytes, or 50% and such of `total_bytes`.
 
     Raises:
-        RamTrainError: not a size, less than 1 MiB, or more than `total_bytes`, the machine's memory.
+        RamTrainError: not a size, less than 1 MiB, or more than `most_bytes`, the machine's memory (`total_bytes`).
     """
     hint = "give a size such as 16G, 500M or 50% (of this machine's memory), or auto"
+    most_bytes = most_bytes or total_bytes
     size_bytes = _parse_bytes("ramdisk.size", text, hint, total_bytes)
-    if size_bytes > total_bytes:
+    if size_bytes > most_bytes:
         raise RamTrainError(
             f"ramdisk.size: {text!r} is more than this machine's memory of "
-            f"{humanfriendly.format_size(total_bytes, binary=True)}; {hint}."
+            f"{humanfriendly.format_size(most_bytes, binary=True)}; {hint}."
         )
     return size_bytes
 
@@ -389,7 +390,8 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             "give the globs of the files that are the final model."
         )
     auto_size = str(ramdisk["size"]).strip() == "auto"
-    size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes())
+    machine, *_ = memory.bounds()
+    size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes(), machine.total_bytes)
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):

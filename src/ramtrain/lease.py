@@ -86,8 +86,12 @@ def short_name(state: Path) -> str:
 
 def used_bytes(lease: Lease) -> int:
     """Return what the run's data takes on its RAM disk."""
-    folder = Path(lease.folder)
-    if lease.backend == "tmpfs":
+    return used_in(Path(lease.folder), lease.backend)
+
+
+def used_in(folder: Path, backend: str) -> int:
+    """Return what is in a RAM disk's folder; no file of it is opened, which would keep it from being unmounted."""
+    if backend == "tmpfs":
         usage = os.statvfs(folder)
         return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
     seen: set[int] = set()

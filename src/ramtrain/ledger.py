@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ramtrain.lease import MARK, Lease, short_name, used_bytes
+from ramtrain.lease import MARK, short_name, used_in
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _BETWEEN_JOBS_S = 30.0
 
 @dataclass(frozen=True)
 class Promise:
-    """What a run may hold in memory; `state` is its folder under the RAM root, `token` its lease's.
+    """What a run may hold in memory; the first six are its lease's.
 
     `call` is the process id of the Snakemake that it was made to, `group` the cgroup's folder that is charged, `device`
     (st_dev) the file system that it shares with others, such as /dev/shm; None for a tmpfs of its own.
@@ -39,6 +39,8 @@ class Promise:
     run: str
     token: str
     state: str
+    folder: str
+    backend: str
     promised_bytes: int
     call: int
     group: str | None
@@ -159,13 +161,15 @@ def _stand(promise: Promise) -> Standing | None:
     """Return how a promise stands; None if it is dead."""
     state = Path(promise.state)
     working = is_at_work(state)
-    try:
-        lease = Lease.read(state / MARK)
-    except (OSError, ValueError, TypeError, KeyError):
-        lease = None
-    if lease is None or lease.token != promise.token:
+    if not (state / MARK).exists():
         return Standing(promise, 0, working) if working else None  # it is about to be mounted
-    return Standing(promise, used_bytes(lease), working)
+    try:
+        held_bytes = used_in(Path(promise.folder), promise.backend)
+    except OSError:
+        return None  # it has just been released
+    if promise.backend == "tmpfs":  # just unmounted, it would be all that is in the file system below
+        held_bytes = min(held_bytes, promise.promised_bytes)
+    return Standing(promise, held_bytes, working)
 
 
 @contextlib.contextmanager

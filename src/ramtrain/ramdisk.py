@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 _TMPFS_SOURCE = "ramtrain"
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 _MAKE_ATTEMPTS = 5
+# Whoever only looks, as `status` does, keeps a RAM disk busy for a moment.
+_BUSY_S = 2.0
+_ELSE = "a smaller ramdisk.size, or ramdisk.fallback: disk"
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
 
 
@@ -272,7 +275,7 @@ def _remount(lease: Lease) -> None:
 def _use_shm(run: Run, lease: Lease) -> Lease:
     if mount_of(SHM).fstype not in MEMORY_FILESYSTEMS:
         raise Unavailable(f"{SHM} is not in memory.")
-    _check_room(SHM, run.least_bytes, "in a container, start it with --shm-size")
+    _check_room(SHM, run.least_bytes, "in a container, start it with a larger --shm-size; else " + _ELSE)
     return replace(lease, size_bytes=admit(run, lease, SHM))
 
 
@@ -287,7 +290,7 @@ def _use_path(run: Run, lease: Lease) -> Lease:
             f"ramdisk.path: {path} is on {holding.source} ({holding.fstype}), which is not memory. Name a folder on a "
             "RAM disk, or say ramdisk.backend: disk if the disk is meant."
         )
-    _check_room(path, run.least_bytes, "a smaller ramdisk.size, or a larger RAM disk")
+    _check_room(path, run.least_bytes, "a larger RAM disk; else " + _ELSE)
     return _elsewhere(path.resolve(), replace(lease, size_bytes=admit(run, lease, path)))
 
 
@@ -441,9 +444,18 @@ def check_free(lease: Lease) -> None:
 
 
 def _unmount(lease: Lease) -> None:
-    check_free(lease)
     sudo = ("sudo", "-n") if lease.sudo else ()
-    run_command(*sudo, "umount", lease.folder)
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            check_free(lease)
+            run_command(*sudo, "umount", lease.folder)
+        except RamTrainError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _holders(folder: Path) -> Iterator[psutil.Process]:

@@ -70,7 +70,9 @@ def another(workdir: Path) -> Iterator[Callable[..., Promise]]:
             made.append(state)
             if is_worked_on:
                 working.enter_context(at_work(state))
-            noted = Promise("/other", state.name, "1", str(state), mib * MIB, os.getpid(), None, None)
+            noted = Promise(
+                "/other", state.name, "1", str(state), str(state), "shm", mib * MIB, os.getpid(), None, None
+            )
             with opened(user_root()) as ledger:
                 ledger.note(replace(noted, **changes))
             return noted
