@@ -41,6 +41,7 @@ def own_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     folder = SHM / f"ramtrain test {os.getpid()}"
     folder.mkdir()
     monkeypatch.setattr(lease_module, "SHM", folder)
+    monkeypatch.setattr(admission.time, "sleep", lambda _: pytest.fail("it waits"))
     yield
     left = list(folder.rglob("*"))
     shutil.rmtree(folder)
@@ -138,6 +139,25 @@ def test_a_cgroup_counts_and_what_is_promised_in_it(
     else:
         with pytest.raises(DoesNotFit, match="free of the cgroup job"):
             acquire(a_run(project, **{"ramdisk.size": "81M"}), workdir)
+
+
+def test_dev_shm_is_shared_too(
+    project: Path,
+    workdir: Path,
+    available: Callable[..., None],
+    another: Callable[..., Promise],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    available(900)
+    usage = type("usage", (), {"free": 100 * MIB})
+    monkeypatch.setattr(admission.shutil, "disk_usage", lambda _: usage)
+    another(30, device=os.stat(SHM).st_dev)
+    another(300, device=None)
+    lease = acquire(a_run(project, "70M"), workdir)
+    release(lease)
+    lease = acquire(a_run(project, "71M", **{"ramdisk.fallback": "disk"}), workdir)
+    assert "100 MiB free in /dev/shm" in lease.why
+    release(lease)
 
 
 def test_what_another_call_was_promised_is_waited_for(

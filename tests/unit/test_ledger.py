@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -177,6 +178,17 @@ def test_no_change_is_lost_when_several_processes_write(root: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", NOTE_MANY, str(root)]) for _ in range(4)]
     assert [writer.wait() for writer in writers] == [0] * 4
     assert standing(root)[0].promise.promised_bytes == 100
+
+
+def test_a_lock_on_a_folder_that_went_meanwhile_is_none(root: Path, tmp_path: Path) -> None:
+    promise = a_promise(tmp_path / "elsewhere", "a")
+    mount(promise, 0)
+    waiting = threading.Thread(target=note, args=(root, promise))
+    with opened(root):
+        waiting.start()
+        time.sleep(0.3)
+    waiting.join()
+    assert [entry.promise for entry in standing(root)] == [promise]
 
 
 def test_the_folder_may_come_and_go_meanwhile(root: Path) -> None:
