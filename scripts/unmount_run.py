@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ramtrain.benchmark import BASELINE, read_baseline
+from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.config import Run
 from ramtrain.endurance import add_to_total
 from ramtrain.errors import RamTrainError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ramtrain.advice import advise
-from ramtrain.benchmark import BASELINE, read_baseline
+from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.config import project_of
 from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ramtrain.baseline import Baseline
 from ramtrain.config import Run
 from ramtrain.durable import remove
 from ramtrain.errors import RamTrainError
@@ -29,7 +29,6 @@ from ramtrain.supervise import Failed, Training, train
 # The run id of its trainings, and so the name of their folders; no run of a user's may have it.
 BENCHMARK = "benchmark_io"
 DISK, RAM = "disk", "RAM"
-BASELINE = "benchmark_io.json"
 
 
 @dataclass(frozen=True)
@@ -47,30 +46,6 @@ class Leg:
     logical_bytes: int
     disk_bytes: int
     device_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What a run writes and takes without a RAM disk, medians of `pairs`, and the same with it beside.
-
-    It holds for other runs of the same project and command, whatever the values in it.
-    """
-
-    run: str
-    project: str
-    command: list[str]
-    measured: str
-    pairs: int
-    wall_s: float
-    with_ram_wall_s: float
-    logical_bytes: int
-    disk_bytes: int
-    device_bytes: int | None
-    with_ram_device_bytes: int | None
-
-    def holds_for(self, project: Path, command: Sequence[str]) -> bool:
-        """Whether it was measured for the same project, an absolute path, and command, with its placeholders."""
-        return (self.project, self.command) == (str(project), list(command))
 
 
 def run_pairs(run: Run, pairs: int, workdir: Path, say: Callable[[str], None]) -> list[Leg]:
@@ -192,12 +167,3 @@ def write_table(path: Path, found: Sequence[Figure]) -> None:
     """Write the figures, a row each, tab-separated."""
     columns = [field.name for field in fields(Figure)]
     pd.DataFrame([asdict(figure) for figure in found], columns=columns).to_csv(path, sep="\t", index=False)
-
-
-def read_baseline(path: Path, project: Path, command: Sequence[str]) -> Baseline | None:
-    """Return the baseline that a benchmark has left, if there is one and it holds for the project and command."""
-    if not path.exists():
-        return None
-    content: Mapping[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))["baseline"]
-    baseline = Baseline(**content) if content else None
-    return baseline if baseline and baseline.holds_for(project, command) else None

@@ -13,7 +13,7 @@ from typing import Any
 from humanfriendly import format_size, format_timespan
 from humanfriendly.text import pluralize
 
-from ramtrain.benchmark import Baseline
+from ramtrain.baseline import Baseline
 from ramtrain.durable import write_json
 from ramtrain.endurance import Drive, ask_drive, rated_bytes, wear
 from ramtrain.environment import describe_machine

@@ -12,12 +12,11 @@ from humanfriendly import format_size
 
 from ramtrain.checkpoints import written_by
 from ramtrain.namespace import OVERLAY_SOURCE
-from ramtrain.system import mount_of
+from ramtrain.system import Mount, mount_of, mounts
 
 # Less is what any program writes: access times, a cache of compiled code.
 MUCH_BYTES = 1_000_000
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "devpts", "mqueue", "proc", "sysfs", "hugetlbfs")
-_DELETED = " (deleted)"
 _MOST_TOLD = 5
 
 
@@ -30,13 +29,18 @@ class Strays:
     def look(self, processes: Iterable[psutil.Process]) -> None:
         """See what the processes have open for writing now; a file that is open for a moment may be missed."""
         for process in processes:
-            for path in written_by(process.pid):
-                with contextlib.suppress(OSError):  # it is a pipe, or gone, or its process is
-                    size_bytes = os.stat(f"/proc/{process.pid}/root/{path.removesuffix(_DELETED)}").st_size
-                    if path.startswith("/") and _is_on_disk(Path(path), process.pid):
-                        self.files[path] = max(size_bytes, self.files.get(path, 0))
+            with contextlib.suppress(OSError):  # it has ended
+                seen = mounts(process.pid)
+                for path in filter(os.path.isabs, written_by(process.pid)):
+                    if _is_on_disk(mount_of(Path(path), seen)):
+                        self._note(process.pid, path)
 
-    def told(self, disk_bytes: int) -> str:
+    def _note(self, pid: int, path: str) -> None:
+        with contextlib.suppress(OSError):  # it has been deleted
+            size_bytes = os.stat(f"/proc/{pid}/root{path}").st_size
+            self.files[path] = max(size_bytes, self.files.get(path, 0))
+
+    def told(self, disk_bytes: int, staging: str) -> str:
         """Return how much went to the disk, into which files, and what to do about it."""
         size = format_size(disk_bytes, binary=True)
         if not self.files:
@@ -46,12 +50,13 @@ class Strays:
             f" and {len(largest) - _MOST_TOLD} more" if len(largest) > _MOST_TOLD else ""
         )
         folders = ", ".join(sorted({os.path.dirname(path) for path in largest[:_MOST_TOLD]}))
-        return (
-            f"{size} went to the disk past the RAM disk, into {names}. With staging overlay, `volatile: [{folders}]` "
-            "in the config's project keeps such writes in RAM; they are thrown away with it"
+        remedy = (
+            f"`volatile: [{folders}]` in the config's project keeps such writes in RAM; they are thrown away with it"
+            if staging == "overlay"
+            else f"With staging {staging} only what it writes below {{ram}} is in RAM"
         )
+        return f"{size} went to the disk past the RAM disk, into {names}. {remedy}"
 
 
-def _is_on_disk(path: Path, pid: int) -> bool:
-    entry = mount_of(path, pid)
+def _is_on_disk(entry: Mount) -> bool:
     return entry.fstype not in _IN_MEMORY and (entry.fstype, entry.source) != ("overlay", OVERLAY_SOURCE)

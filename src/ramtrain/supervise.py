@@ -267,7 +267,7 @@ class _Watch:
         self.has_ended = False
         self.used_bytes = self.peak_bytes = 0
         self.next_measure = self.next_sample = self.next_sighting = 0.0
-        self.strays, self.told_of_strays = Strays(), False
+        self.strays, self.told_of_strays, self.staging = Strays(), False, stage.method
         self.series = Series(series_of(lease), run.trainer.progress)
         self.before = disk_counters(Path(lease.workdir))
         self.oom_kills = _oom_kills()
@@ -426,7 +426,7 @@ class _Watch:
         """Say once that the trainer writes much to the disk past its RAM disk, and how to prevent it."""
         disk_bytes = self.written.disk_bytes
         if disk_bytes > MUCH_BYTES and self.lease.backend != "disk" and not self.told_of_strays:
-            log.warning("run %s: the trainer: %s", self.run.run, self.strays.told(disk_bytes))
+            log.warning("run %s: the trainer: %s", self.run.run, self.strays.told(disk_bytes, self.staging))
             self.told_of_strays = True
 
     def _sample(self) -> None:

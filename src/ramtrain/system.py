@@ -8,6 +8,7 @@ import os
 import shlex
 import struct
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,12 +136,8 @@ def mounts(pid: int | str = "self") -> list[Mount]:
     return found
 
 
-def mount_of(path: Path, pid: int | str = "self") -> Mount:
-    """Return the mount that holds `path`, which must be resolved, as a process sees it.
-
-    Raises:
-        OSError: there is no such process, or it is another user's.
-    """
-    holding = [entry for entry in mounts(pid) if path.is_relative_to(entry.point)]
+def mount_of(path: Path, among: Sequence[Mount] | None = None) -> Mount:
+    """Return the mount that holds `path`, which must be resolved; of those that this process sees, or among others."""
+    holding = [entry for entry in (mounts() if among is None else among) if path.is_relative_to(entry.point)]
     deepest = max(len(entry.point.parts) for entry in holding)
     return [entry for entry in holding if len(entry.point.parts) == deepest][-1]

@@ -47,6 +47,14 @@ def fill(place: Workplace, leave_bytes: int) -> Path:
     return filler
 
 
+def wait_until_detached(image: Path, within_s: float = 60.0) -> None:
+    """Wait until no loop device has the image: mount namespaces of other tests' trainers keep what they once saw."""
+    deadline = time.monotonic() + within_s
+    while attached := run_command("losetup", "--associated", str(image)):
+        assert time.monotonic() < deadline, attached
+        time.sleep(0.1)
+
+
 def test_full_while_draining(small_disk: Workplace) -> None:
     small_disk.start(pause_s=0.5)
     small_disk.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
@@ -110,6 +118,7 @@ def test_read_only_while_training(small_disk: Workplace) -> None:
     small_disk.wait_for_nobody()
     assert any(small_disk.ram.glob("overlay/upper/output/run/best_model.pth")), "the model is in RAM"
     run_command("umount", point)
+    wait_until_detached(Path(f"{point}.img"))
     run_command("mount", "-o", "loop", f"{point}.img", point)
     small_disk.check_disk()
     for arguments in (["--unlock"], ["train"], ["train", "--rerun-incomplete"]):

@@ -59,7 +59,7 @@ def test_every_combination_ends_in_the_same_model(
     ended = snakemake(small_config(project, **changes), "train")
 
     assert ended.status == 0, ended.output
-    (run,) = [entry.name for entry in (workdir / "results").iterdir() if entry.is_dir()]
+    (run,) = [path.parent.name for path in (workdir / "results").glob("*/record.json")]
     home = workdir / "results" / run
     expected = hashlib.sha256(expected_model(seed=1, steps=5)).hexdigest()
     assert hashlib.sha256((home / "model/model.bin").read_bytes()).hexdigest() == expected
@@ -116,7 +116,7 @@ def test_a_config_of_six_lines_takes_the_place_of_the_example(
         "train",
     )
     assert ended.status == 0, ended.output
-    (run,) = [entry.name for entry in (workdir / "results").iterdir() if entry.is_dir()]
+    (run,) = [path.parent.name for path in (workdir / "results").glob("*/record.json")]
     config = record(workdir, run)["config"]
     assert config["project"]["trainer"] == "generic"
     assert config["runs"] is None
@@ -129,7 +129,7 @@ def test_the_table_of_runs_becomes_runs_and_a_summary(snakemake: Snakemake, work
     (workdir / "runs.tsv").write_text("run\tseed\tsteps\n# a comment\nfirst\t1\t3\n\nlr=1e-4,seed=2\t2\t3\n")
     config = small_config(project, runs="runs.tsv")
     config["project"]["command"] += ["--steps", "{steps}"]
-    ended = snakemake(config, "all", cores=2)
+    ended = snakemake(config, "train", "summary", cores=2)
     assert ended.status == 0, ended.output
     rows = (workdir / "results/summary.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in rows] == ["run", "first", "lr=1e-4,seed=2"]

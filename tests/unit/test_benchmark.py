@@ -13,7 +13,8 @@ import pytest
 from conftest import REPO, Ended, small_config
 
 from ramtrain import benchmark
-from ramtrain.benchmark import DISK, RAM, Baseline, Leg, baseline_of, figures, read_baseline
+from ramtrain.baseline import Baseline, read_baseline
+from ramtrain.benchmark import DISK, RAM, Leg, baseline_of, figures
 from ramtrain.config import Run, complete_config, load_runs
 
 STEPS = "t_s\tprogress.epoch\tprogress.step\n1.0\t1/2\t\n2.0\t1/2\t10\n3.0\t1/2\t10\n6.0\t2/2\t30\n7.0\t2/2\t30\n"

@@ -7,6 +7,7 @@ import logging
 import mmap
 import os
 import shutil
+import signal
 import stat
 import tempfile
 import zlib
@@ -256,8 +257,12 @@ def test_nothing_is_left_when_interrupted(moment: str, error: type[BaseException
 def test_ctrl_c_while_fio_runs_ends_fio_and_leaves_nothing(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # That fio is gone is what the fixture `nothing_left` sees.
+    # Tests that a shell started in its background would ignore it. That fio is gone is what `nothing_left` sees.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     put_fio(tmp_path, "echo > new; kill -INT $PPID; exec sleep 60", monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        measure(disk)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            measure(disk)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not list(disk.iterdir())

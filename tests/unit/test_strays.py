@@ -55,7 +55,8 @@ def test_a_file_on_the_disk_is_seen(way: str, tmp_path: Path, holder: Callable[[
     strays = Strays()
     strays.look([holder(tmp_path / "cache.bin", way)])
     assert strays.files == {str(tmp_path / "cache.bin"): 5000}
-    assert f"volatile: [{tmp_path}]" in strays.told(2_000_000)
+    assert f"volatile: [{tmp_path}]" in strays.told(2_000_000, "overlay")
+    assert "below {ram}" in strays.told(2_000_000, "none")
 
 
 def test_what_is_in_memory_is_no_stray(holder: Callable[[Path, str], psutil.Process]) -> None:
@@ -63,7 +64,7 @@ def test_what_is_in_memory_is_no_stray(holder: Callable[[Path, str], psutil.Proc
     strays = Strays()
     strays.look([holder(path, "deleted")])
     assert strays.files == {}
-    assert "not seen open" in strays.told(2_000_000)
+    assert "not seen open" in strays.told(2_000_000, "overlay")
 
 
 def test_a_process_that_has_ended_has_nothing_to_tell(tmp_path: Path) -> None:
