@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ramtrain.admission import DoesNotFit
 from ramtrain.benchmark import BENCHMARK, baseline_of, clear, figures, run_pairs, write_table
 from ramtrain.config import Run, benchmark_run
 from ramtrain.durable import write_json
@@ -30,10 +31,12 @@ def compare_disks(run: Run, workdir: Path) -> list[Figure]:
     found = measure_place("disk", workdir, say=say)
     size_bytes = file_bytes(found)
     for backend in ("tmpfs", "shm", *(["path"] if run.backend == "path" else [])):
-        own = replace(run, run=BENCHMARK, backend=backend, size_bytes=room_bytes(size_bytes) + NOTES_BYTES)
+        needed_bytes = room_bytes(size_bytes) + NOTES_BYTES
+        size = {"size_bytes": needed_bytes, "least_bytes": needed_bytes, "auto_size": False, "fallback": "none"}
+        own = replace(run, run=BENCHMARK, backend=backend, **size)
         try:
             lease = acquire(own, workdir)
-        except Unavailable as reason:
+        except (Unavailable, DoesNotFit) as reason:
             say(f"no {backend} here: {reason}")
             continue
         try:

@@ -12,7 +12,7 @@ from humanfriendly.text import pluralize
 from ramtrain.config import Run
 from ramtrain.durable import sync_tree
 from ramtrain.export import export_model, home
-from ramtrain.ramdisk import Lease, current
+from ramtrain.lease import Lease, current
 from ramtrain.record import Steps
 from ramtrain.script import script
 from ramtrain.staging import Stage, current_stage

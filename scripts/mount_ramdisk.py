@@ -1,22 +1,35 @@
 """Give a run its RAM disk and write the lease.
 
+run example: planned for its RAM disk:
+  217 MiB  what it writes (the most that run example held)
+  128 MiB  margin
 run example: RAM disk: tmpfs of 4 GiB at /dev/shm/ramtrain-0/1a2b3c4d/example (the first choice, and it works here)
 """
 
 import logging
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
 from humanfriendly import format_size
 
+from ramtrain import caller
+from ramtrain.admission import check_disk, table
 from ramtrain.config import Run
 from ramtrain.durable import write_json
+from ramtrain.lease import MARK, ram_root
 from ramtrain.ramdisk import acquire
 from ramtrain.script import script
+from ramtrain.sizing import plan_for, read_records
 
 
 def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
-    """Acquire the run's RAM disk."""
+    """Acquire the run's RAM disk, if there is room for it, and on the disk for what is to come home."""
+    plan = plan_for(run, workdir, read_records())
+    if run.auto_size:
+        logging.info("run %s: planned for its RAM disk:\n%s", run.run, "\n".join(table(plan.parts)))
+    if not (ram_root(workdir) / run.run / MARK).exists():  # what is in RAM already is to come home in any case
+        check_disk(run, workdir, plan.home)
     lease = acquire(run, workdir)
     write_json(lease_file, asdict(lease))
     logging.info(
@@ -30,5 +43,7 @@ def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
 
 
 if __name__ == "__main__":
+    # A mount is over in a moment and is not cut short; only while it waits for memory it heeds this signal.
+    signal.signal(caller.TOLD_TO_END, lambda *_: None)
     with script(snakemake) as run:
         mount_ramdisk(run, Path.cwd(), Path(snakemake.output.lease))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,9 @@ pytest.register_assert_rewrite("workplace")
 
 from workplace import Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
 
-from ramtrain.ramdisk import ram_root  # noqa: E402
+from ramtrain import memory  # noqa: E402
+from ramtrain.lease import ram_root, user_root  # noqa: E402
+from ramtrain.ledger import standing  # noqa: E402
 from ramtrain.system import mounts  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
@@ -33,6 +37,30 @@ def needs_root(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(os.geteuid() != 0, reason=f"needs root: {reason}")
 
 
+@contextlib.contextmanager
+def memory_group(limit_bytes: int) -> Iterator[Path]:
+    """Give a memory cgroup with a limit, below our own; skip the test where that cannot be made."""
+    own = memory.own_group()
+    if own is None or os.geteuid() != 0:
+        pytest.skip("needs root and a memory cgroup")
+    folder = own / f"ramtrain-test-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if (own / "memory.limit_in_bytes").exists() else "memory.max"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"needs a memory cgroup that may be written to: {error}")
+    try:
+        if not (folder / limit).exists():
+            pytest.skip("needs a cgroup whose memory controller is given to those below it")
+        (folder / limit).write_text(str(limit_bytes))
+        yield folder
+    finally:
+        deadline = time.monotonic() + 5
+        while (folder / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        folder.rmdir()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """Fail a test that leaves a RAM disk, a mount or a process of ours behind."""
@@ -40,6 +68,7 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
     roots = [tmp_path, ram_root(tmp_path / WORKDIR)]
     left = [str(root) for root in roots[1:] if root.exists()]
     left += [str(entry.point) for entry in mounts() if any(entry.point.is_relative_to(root) for root in roots)]
+    left += [str(entry.promise) for entry in standing(user_root()) if str(tmp_path) in entry.promise.workdir]
     left += [str(process) for process in psutil.process_iter() if _is_in(process, tmp_path)]
     assert not left, f"left behind: {left}"
 

@@ -18,6 +18,8 @@ import psutil
 import yaml
 
 from ramtrain.durable import read_manifest
+from ramtrain.lease import user_root
+from ramtrain.ledger import opened
 from ramtrain.ramdisk import MARK, Lease, ram_root, remove_tree
 from ramtrain.system import mounts, run_command
 
@@ -182,6 +184,8 @@ class Workplace:
                 if entry.point.is_relative_to(self.ram.parent):
                     run_command("umount", str(entry.point))
             remove_tree(self.ram.parent)
+            with opened(user_root()):
+                pass  # the ledger forgets what is dead
 
     def check_disk(self) -> None:
         """Check that nothing on the disk has a final name and is not whole; and that RAM holds only what is named."""

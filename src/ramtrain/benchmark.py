@@ -18,6 +18,7 @@ from ramtrain.durable import remove
 from ramtrain.errors import RamTrainError
 from ramtrain.export import export_model
 from ramtrain.iobench import Figure, clear_killed
+from ramtrain.ledger import at_work
 from ramtrain.meter import disk_counters, settle
 from ramtrain.ramdisk import MARK, Lease, acquire, ram_root, release
 from ramtrain.series import SERIES
@@ -83,10 +84,11 @@ def _train(run: Run, place: str, workdir: Path) -> Leg:
     settle(workdir)
     before, started = disk_counters(workdir), time.monotonic()
     lease = acquire(own, workdir)
-    stage = stage_project(own, lease)
-    training = train(own, lease, stage)
-    if place == RAM:
-        export_model(BENCHMARK, own.products, lease, stage)
+    with at_work(Path(lease.state)):
+        stage = stage_project(own, lease)
+        training = train(own, lease, stage)
+        if place == RAM:
+            export_model(BENCHMARK, own.products, lease, stage)
     wall_s = round(time.monotonic() - started, 3)
     settle(workdir)
     saves_s = [saved.save_s for saved in training.saved if saved.save_s is not None]

@@ -28,10 +28,19 @@ THREAD_VARIABLES = (
 TEMPORARY_VARIABLES = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")
 
 
-def remember(configfiles: Sequence[str | Path]) -> None:
-    """Note this process, its --configfile, and the variables that Snakemake sets anew for every job."""
+def remember(configfiles: Sequence[str | Path], budget_mb: int | None = None) -> None:
+    """Note this process, its --configfile, and the variables that Snakemake sets anew for every job.
+
+    Args:
+        budget_mb: what all its runs together may hold in RAM, in MiB.
+    """
     variables = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, *TEMPORARY_VARIABLES)}
-    content = {"pid": os.getpid(), "configfiles": [str(path) for path in configfiles], "variables": variables}
+    content = {
+        "pid": os.getpid(),
+        "configfiles": [str(path) for path in configfiles],
+        "variables": variables,
+        "budget_mb": budget_mb,
+    }
     os.environ[_CALLER] = json.dumps(content)
 
 
@@ -58,6 +67,12 @@ def pass_signals_on(*scripts: str) -> None:
 def pid() -> int | None:
     """Return the process of Snakemake; None if it did not call us."""
     return _recall().get("pid")
+
+
+def budget_bytes() -> int | None:
+    """Return what all runs of this call together may hold in RAM; None if Snakemake did not call us."""
+    budget_mb = _recall().get("budget_mb")
+    return None if budget_mb is None else budget_mb << 20
 
 
 def has_ended() -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import humanfriendly
-import psutil
 
+from ramtrain import memory
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import complete, load_yaml
 
@@ -38,6 +38,17 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class MemoryNeed:
+    """What a trainer keeps at one time, at most: `checkpoints` of them, each `checkpoint` times the base model, which
+    the globs `base` find in the project; and, once, `beside` times the base model."""
+
+    base: tuple[str, ...]
+    checkpoint: float
+    checkpoints: int
+    beside: float
+
+
+@dataclass(frozen=True)
 class Trainer:
     """What an adapter in config/trainers says of a kind of trainer; globs relative to the project."""
 
@@ -50,6 +61,7 @@ class Trainer:
     grace_s: float
     progress: Mapping[str, re.Pattern[str]]
     resume: Resume | None
+    memory: MemoryNeed | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,11 @@ class Protect:
 
 @dataclass(frozen=True)
 class Run:
-    """The resolved settings of one run. Paths are absolute, globs relative to the project."""
+    """The resolved settings of one run. Paths are absolute, globs relative to the project.
+
+    Its RAM disk is to have `size_bytes`, and at least `least_bytes`; with `auto_size` both are 0 until `sizing` has
+    found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
+    """
 
     run: str
     parameters: Mapping[str, str]
@@ -95,8 +111,13 @@ class Run:
     volatile: tuple[Path, ...]
     backend: str
     size_bytes: int
+    least_bytes: int
+    auto_size: bool
+    size_from: str
     ramdisk_path: Path | None
     sudo: bool
+    fallback: str
+    reserve_bytes: int | None
     staging: str
     threads: int | None
     protect: Protect
@@ -104,8 +125,8 @@ class Run:
 
     @property
     def ramdisk_mb(self) -> int:
-        """The size as Snakemake's resource `ramdisk_mb`, rounded up."""
-        return -(-self.size_bytes // _MIB_BYTES)
+        """The size as Snakemake's resource `ramdisk_mb`, rounded up; on the disk nothing of it is memory."""
+        return 0 if self.backend == "disk" else -(-self.size_bytes // _MIB_BYTES)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -141,18 +162,19 @@ def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str], key: 
     return [_PLACEHOLDER.sub(value, argument) for argument in arguments]
 
 
-def parse_size(text: str | int, total_bytes: int) -> int:
-    """Return a size in bytes: 16G and 500MB (powers of 1024), a number of bytes, or a share such as 50%.
+def parse_size(text: str | int, total_bytes: int, most_bytes: int | None = None) -> int:
+    """Return a size in bytes: 16G and 500MB (powers of 1024), a number of bytes, or 50% and such of `total_bytes`.
 
     Raises:
-        RamTrainError: not a size, less than 1 MiB, or more than `total_bytes`, the machine's memory.
+        RamTrainError: not a size, less than 1 MiB, or more than `most_bytes`, the machine's memory (`total_bytes`).
     """
-    hint = "give a size such as 16G, 500M or 50% (of this machine's memory)"
+    hint = "give a size such as 16G, 500M or 50% (of this machine's memory), or auto"
+    most_bytes = most_bytes or total_bytes
     size_bytes = _parse_bytes("ramdisk.size", text, hint, total_bytes)
-    if size_bytes > total_bytes:
+    if size_bytes > most_bytes:
         raise RamTrainError(
             f"ramdisk.size: {text!r} is more than this machine's memory of "
-            f"{humanfriendly.format_size(total_bytes, binary=True)}; {hint}."
+            f"{humanfriendly.format_size(most_bytes, binary=True)}; {hint}."
         )
     return size_bytes
 
@@ -182,6 +204,16 @@ def _read_protect(protect: Mapping[str, Any]) -> Protect:
         keep=protect["keep"],
         keep_after_success=protect["keep_after_success"],
     )
+
+
+def read_reserve(reserve: str | int | None) -> int | None:
+    """Return `guard.reserve` in bytes; None for the default.
+
+    Raises:
+        RamTrainError: not a size.
+    """
+    hint = "give a size such as 4G, or a share such as 20% (of this machine's memory)"
+    return None if reserve is None else _parse_bytes("guard.reserve", reserve, hint, memory.total_bytes())
 
 
 def _read_resume(resume: str, run: str) -> str:
@@ -304,13 +336,14 @@ def load_trainer(name: str, home: Path) -> Trainer:
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
         resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"]), tuple(resume["best"])),
+        memory=_read_need(adapter["memory"]),
     )
 
 
-def budget_bytes() -> int:
-    """Return what all runs of this machine together may hold: its memory less a reserve of 10 %, at least 2 GiB."""
-    total_bytes = psutil.virtual_memory().total
-    return max(0, total_bytes - max(2 << 30, total_bytes // 10))
+def _read_need(need: Mapping[str, Any] | None) -> MemoryNeed | None:
+    if need is None:
+        return None
+    return MemoryNeed(tuple(need["base"]), need["checkpoint"], need["checkpoints"], need["beside"])
 
 
 def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[str, Any]:
@@ -356,13 +389,9 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             f"project.model: missing, and the adapter {trainer.name!r} knows no default; "
             "give the globs of the files that are the final model."
         )
-    size_bytes = parse_size(ramdisk["size"], psutil.virtual_memory().total)
-    if ramdisk["backend"] != "disk" and size_bytes > budget_bytes():
-        most = humanfriendly.format_size(budget_bytes(), binary=True)
-        raise RamTrainError(
-            f"ramdisk.size: {ramdisk['size']!r} leaves too little of the machine's memory for the trainer and all "
-            f"else; at most {most} can be had here."
-        )
+    auto_size = str(ramdisk["size"]).strip() == "auto"
+    machine, *_ = memory.bounds()
+    size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes(), machine.total_bytes)
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
@@ -391,8 +420,13 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             volatile=tuple(_absolute(path) for path in project["volatile"]),
             backend=ramdisk["backend"],
             size_bytes=size_bytes,
+            least_bytes=size_bytes,
+            auto_size=auto_size,
+            size_from="ramdisk.size",
             ramdisk_path=_absolute(ramdisk["path"]) if ramdisk["path"] else None,
             sudo=ramdisk["sudo"],
+            fallback=ramdisk["fallback"],
+            reserve_bytes=read_reserve(config["guard"]["reserve"]),
             staging=config["staging"],
             threads=train["threads"],
             protect=protect,

@@ -1,17 +1,13 @@
-"""RAM disks: found out by trying, mounted or made, adopted after a crash, measured, released.
+"""RAM disks: found out by trying, mounted or made, adopted after a crash, released.
 
-The RAM root, /dev/shm/ramtrain-<uid>/<hash of the working directory>, holds one state folder a run. With `tmpfs` and
-`shm` the run's data lies in that folder too; with `path` and `disk` it lies in a folder of the same name elsewhere.
-Every folder on the way is 0700 and the user's own. A mark in the state folder and in the data folder (a copy of the
-lease) proves what is ours; nothing else is ever unmounted or deleted.
+Every folder on the way to a run's data is 0700 and the user's own; nothing without a mark that proves it to be ours is
+ever unmounted or deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import logging
 import os
 import secrets
@@ -19,72 +15,36 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 from humanfriendly import format_size
 
-from ramtrain import caller
+from ramtrain import caller, memory
+from ramtrain.admission import DoesNotFit, admit, is_promised, withdraw
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
-from ramtrain.meter import DiskCounters, disk_counters
+from ramtrain.lease import MARK, SHM, Lease, is_full, lock_of, ram_root, short_name, used_bytes
+from ramtrain.ledger import at_work, forget_work
+from ramtrain.meter import disk_counters
 from ramtrain.system import CommandError, Mount, mount_of, mounts, run_command
 
 log = logging.getLogger(__name__)
 
-SHM = Path("/dev/shm")
-MARK = ".ramtrain.json"
 _TMPFS_SOURCE = "ramtrain"
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 _MAKE_ATTEMPTS = 5
+# Whoever only looks, as `status` does, keeps a RAM disk busy for a moment.
+_BUSY_S = 2.0
+_ELSE = "a smaller ramdisk.size, or ramdisk.fallback: disk"
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
 
 
 class Unavailable(RamTrainError):
     """A backend that does not work here; its text says why."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """What a run holds from mount to unmount; paths are absolute.
-
-    `state` is the run's folder under the RAM root, `folder` the one with its data. `counters` are the disk's at the
-    start, for the record. `may_swap` says whether the kernel may move it to a swap device, uncounted.
-    """
-
-    run: str
-    backend: str
-    why: str
-    state: str
-    folder: str
-    size_bytes: int
-    may_swap: bool
-    sudo: bool
-    workdir: str
-    token: str
-    started: str
-    mount_s: float
-    counters: DiskCounters
-
-    @classmethod
-    def read(cls, path: Path) -> Lease:
-        """Read a lease or a mark."""
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Lease:
-        """Return the lease that `asdict` made `content` of."""
-        return cls(**{**content, "counters": DiskCounters(**content["counters"])})
-
-
-def ram_root(workdir: Path) -> Path:
-    """Return the folder under which the runs of this working directory keep their state."""
-    digest = hashlib.sha256(os.fsencode(workdir.resolve())).hexdigest()[:8]
-    return SHM / f"ramtrain-{os.geteuid()}" / digest
 
 
 def check_root(root: Path) -> None:
@@ -116,23 +76,29 @@ def check_own_folder(folder: Path) -> None:
         folder.chmod(stat.S_IRWXU)
 
 
-def current(lease: Lease) -> Lease:
-    """Return the lease as it is now: its RAM disk may have been enlarged."""
-    return Lease.read(Path(lease.state) / MARK)
-
-
 def acquire(run: Run, workdir: Path) -> Lease:
     """Give `run` a RAM disk: a new one, or the one that an earlier, interrupted attempt left.
 
     Raises:
-        RamTrainError: no backend that the config allows works here; the text says what was tried.
+        RamTrainError: no backend that the config allows works here, the text says what was tried; or it does not fit.
     """
-    started = time.monotonic()
     state = ram_root(workdir) / run.run
     _make_private(state)
-    mark = state / MARK
-    if mark.exists():
-        return _adopt(run, Lease.read(mark))
+    try:
+        with at_work(state):
+            if (state / MARK).exists():
+                return _adopt(run, Lease.read(state / MARK))
+            return _make(run, workdir, state)
+    except BaseException:
+        if not (state / MARK).exists():
+            withdraw(state)
+            forget_work(state)
+            _prune_empty(state)
+        raise
+
+
+def _make(run: Run, workdir: Path, state: Path) -> Lease:
+    started = time.monotonic()
     lease = Lease(
         run=run.run,
         backend=run.backend,
@@ -140,22 +106,33 @@ def acquire(run: Run, workdir: Path) -> Lease:
         state=str(state),
         folder=str(state),
         size_bytes=run.size_bytes,
-        may_swap=psutil.swap_memory().total > 0,
+        may_swap=memory.swap_bytes() > 0,
         sudo=False,
         workdir=str(workdir.resolve()),
         token=secrets.token_hex(8),
         started=datetime.now(UTC).isoformat(timespec="milliseconds"),
         mount_s=0.0,
         counters=disk_counters(workdir),
+        size_from=run.size_from,
     )
     try:
         lease = _first_working(run, lease)
-    except RamTrainError:
-        _prune_empty(state)
-        raise
+    except (Unavailable, DoesNotFit) as error:
+        if run.fallback != "disk":
+            raise
+        withdraw(state)
+        log.warning("%s\nrun %s: IT IS TRAINED ON THE DISK, as ramdisk.fallback says.", error, run.run)
+        reason = " ".join(str(error).split())
+        lease = _use_disk(run, replace(lease, backend="disk", why=f"ramdisk.fallback: disk, since {reason}"))
     lease = replace(lease, mount_s=round(time.monotonic() - started, 3))
     _write_marks(lease)
     _make_temporary(lease)
+    if lease.may_swap:
+        log.warning(
+            "run %s: its RAM disk may be swapped out to a disk, past all counters of its writes; a tmpfs that root "
+            "mounts on Linux 6.4 or newer never is",
+            run.run,
+        )
     return lease
 
 
@@ -180,11 +157,6 @@ def temporary_folder(lease: Lease) -> Path:
     return _temporary_link(Path(lease.state))
 
 
-def lock_of(state: Path) -> Path:
-    """Return the file that a process locks while it works on the run; beside the RAM disk, which it would keep busy."""
-    return state.with_name(f"lock-{_short(state)}")
-
-
 @contextlib.contextmanager
 def only_one(run: str, state: Path) -> Iterator[None]:
     """Hold the run's lock, which the kernel drops with the process.
@@ -203,15 +175,12 @@ def only_one(run: str, state: Path) -> Iterator[None]:
 
 
 def _temporary_link(state: Path) -> Path:
-    return state.with_name(f"tmp-{_short(state)}")
-
-
-def _short(state: Path) -> str:
-    return hashlib.sha256(state.name.encode()).hexdigest()[:8]
+    return state.with_name(f"tmp-{short_name(state)}")
 
 
 def _adopt(run: Run, lease: Lease) -> Lease:
-    if run.backend not in ("auto", lease.backend):
+    fell_back = lease.backend == "disk" and run.fallback == "disk"
+    if run.backend not in ("auto", lease.backend) and not fell_back:
         raise RamTrainError(
             f"run {run.run}: an earlier attempt left a RAM disk of backend {lease.backend!r} at {lease.folder}, and "
             f"the config now asks for {run.backend!r}. Type `{caller.command('unmount')}` first."
@@ -224,13 +193,28 @@ def _adopt(run: Run, lease: Lease) -> Lease:
 
 
 def enlarge(run: Run, lease: Lease) -> Lease:
-    """Give a RAM disk of an earlier attempt the size that the config asks for now, if that is more."""
-    if run.size_bytes <= lease.size_bytes:
+    """Have the memory of a RAM disk promised to this call, and give it the size that the run is to have now.
+
+    One that an earlier attempt left grows if the config asks for more. Where that says `auto`, it grows when it was
+    full, and shrinks to what there is, but not below what it holds.
+
+    Raises:
+        DoesNotFit: there is no memory for it; the RAM disk stays as it is.
+    """
+    if lease.backend == "disk":
         return lease
+    stays = run.auto_size and not is_full(used_bytes(lease), lease.size_bytes)
+    wanted_bytes = lease.size_bytes if stays else max(run.size_bytes, lease.size_bytes)
+    if wanted_bytes == lease.size_bytes and is_promised(lease):
+        return lease
+    least_bytes = min(run.least_bytes, wanted_bytes) if run.auto_size else wanted_bytes
+    place = None if lease.backend == "tmpfs" else Path(lease.folder)
+    size_bytes = admit(replace(run, size_bytes=wanted_bytes, least_bytes=least_bytes), lease, place)
+    if size_bytes == lease.size_bytes:
+        return lease
+    lease = replace(lease, size_bytes=size_bytes, size_from=run.size_from)
     if lease.backend == "tmpfs":
-        sudo = ("sudo", "-n") if lease.sudo else ()
-        run_command(*sudo, "mount", "-o", f"remount,size={run.size_bytes}", lease.folder)
-    lease = replace(lease, size_bytes=run.size_bytes)
+        _remount(lease)
     _write_marks(lease)
     return lease
 
@@ -255,7 +239,8 @@ def _first_working(run: Run, lease: Lease) -> Lease:
     raise RamTrainError(
         f"run {run.run}: no RAM disk can be had here. "
         + "; ".join(reasons)
-        + " Choose a smaller ramdisk.size, a RAM disk of your own (ramdisk.backend: path), or ramdisk.backend: disk."
+        + " Choose a smaller ramdisk.size, a RAM disk of your own (ramdisk.backend: path), or, to train on the disk "
+        "where there is none, ramdisk.fallback: disk."
     )
 
 
@@ -263,9 +248,11 @@ def _mount_tmpfs(run: Run, lease: Lease) -> Lease:
     """Mount a tmpfs of the run's own (tmpfs(5)), without swap and with huge pages where the kernel has them."""
     if os.geteuid() != 0 and not run.sudo:
         raise Unavailable("mounting needs root (or ramdisk.sudo: true).")
-    if _own_mount(lease):
-        return lease  # an earlier attempt was killed between the mount and its mark
     sudo = ("sudo", "-n") if os.geteuid() != 0 else ()
+    lease = replace(lease, size_bytes=admit(run, lease), sudo=bool(sudo))
+    if _own_mount(lease):  # an earlier attempt was killed between the mount and its mark
+        _remount(lease)
+        return lease
     always = f"size={lease.size_bytes},mode=0700,uid={os.geteuid()},gid={os.getegid()},nosuid,nodev"
     refusal: CommandError | None = None
     for more in (",huge=within_size,noswap", ",noswap", ",huge=within_size", ""):
@@ -275,15 +262,21 @@ def _mount_tmpfs(run: Run, lease: Lease) -> Lease:
             refusal = refusal or error
         else:
             swap = lease.may_swap and "noswap" not in more
-            return replace(lease, may_swap=swap, sudo=bool(sudo))
+            return replace(lease, may_swap=swap)
     raise Unavailable(f"{refusal}.")
+
+
+def _remount(lease: Lease) -> None:
+    """Give a mounted tmpfs the size that its lease says."""
+    sudo = ("sudo", "-n") if lease.sudo else ()
+    run_command(*sudo, "mount", "-t", "tmpfs", "-o", f"remount,size={lease.size_bytes}", _TMPFS_SOURCE, lease.folder)
 
 
 def _use_shm(run: Run, lease: Lease) -> Lease:
     if mount_of(SHM).fstype not in MEMORY_FILESYSTEMS:
         raise Unavailable(f"{SHM} is not in memory.")
-    _check_room(SHM, lease.size_bytes, "in a container, start it with --shm-size")
-    return lease
+    _check_room(SHM, run.least_bytes, "in a container, start it with a larger --shm-size; else " + _ELSE)
+    return replace(lease, size_bytes=admit(run, lease, SHM))
 
 
 def _use_path(run: Run, lease: Lease) -> Lease:
@@ -297,20 +290,21 @@ def _use_path(run: Run, lease: Lease) -> Lease:
             f"ramdisk.path: {path} is on {holding.source} ({holding.fstype}), which is not memory. Name a folder on a "
             "RAM disk, or say ramdisk.backend: disk if the disk is meant."
         )
-    return _elsewhere(path.resolve(), lease, "a smaller ramdisk.size, or a larger RAM disk")
+    _check_room(path, run.least_bytes, "a larger RAM disk; else " + _ELSE)
+    return _elsewhere(path.resolve(), replace(lease, size_bytes=admit(run, lease, path)))
 
 
 def _use_disk(run: Run, lease: Lease) -> Lease:
     path = run.ramdisk_path or Path(lease.workdir)
     if not path.is_dir():
         raise RamTrainError(f"ramdisk.path: {path}: no such folder.")
-    return replace(_elsewhere(path.resolve(), lease, "free some room"), may_swap=False)
+    _check_room(path, run.least_bytes, "free some room")
+    return replace(_elsewhere(path.resolve(), lease), may_swap=False)
 
 
-def _elsewhere(path: Path, lease: Lease, remedy: str) -> Lease:
+def _elsewhere(path: Path, lease: Lease) -> Lease:
     root = Path(lease.state).parent
     folder = path / root.parent.name / root.name / lease.run
-    _check_room(path, lease.size_bytes, remedy)
     _make_private(folder)
     if any(folder.iterdir()):
         raise RamTrainError(
@@ -344,39 +338,6 @@ def _make_private(folder: Path) -> None:
             return
 
 
-def used_bytes(lease: Lease) -> int:
-    """Return what the run's data takes on its RAM disk."""
-    folder = Path(lease.folder)
-    if lease.backend == "tmpfs":
-        usage = os.statvfs(folder)
-        return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-    seen: set[int] = set()
-    total_blocks = 0
-    for status in _walk_status(folder):
-        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-            if status.st_ino in seen:
-                continue
-            seen.add(status.st_ino)
-        total_blocks += status.st_blocks
-    return total_blocks * 512
-
-
-def _walk_status(folder: Path) -> Iterator[os.stat_result]:
-    # The trainer makes and deletes files meanwhile, and an overlay's work folder is closed to everybody.
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return
-    for entry in entries:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        yield status
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk_status(Path(entry.path))
-
-
 def release(lease: Lease) -> bool:
     """Unmount or delete the run's RAM disk; return whether there was one.
 
@@ -398,12 +359,19 @@ def release(lease: Lease) -> bool:
         )
     if mounted:
         _unmount(lease)
-    for beside in (_temporary_link(state), lock_of(state)):
-        beside.unlink(missing_ok=True)
+    _clear_beside(state)
     for place in (folder, state):
         _empty_folder(place)
         _prune_empty(place)
     return True
+
+
+def _clear_beside(state: Path) -> None:
+    """Remove what lies beside the run's state folder, and what was promised to it."""
+    for beside in (_temporary_link(state), lock_of(state)):
+        beside.unlink(missing_ok=True)
+    forget_work(state)
+    withdraw(state)
 
 
 def release_half(state: Path) -> None:
@@ -419,8 +387,7 @@ def release_half(state: Path) -> None:
         )
     if _own_tmpfs(state):
         run_command(*(() if os.geteuid() == 0 else ("sudo", "-n")), "umount", str(state))
-    for beside in (_temporary_link(state), lock_of(state)):
-        beside.unlink(missing_ok=True)
+    _clear_beside(state)
     _prune_empty(state)
 
 
@@ -477,9 +444,18 @@ def check_free(lease: Lease) -> None:
 
 
 def _unmount(lease: Lease) -> None:
-    check_free(lease)
     sudo = ("sudo", "-n") if lease.sudo else ()
-    run_command(*sudo, "umount", lease.folder)
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            check_free(lease)
+            run_command(*sudo, "umount", lease.folder)
+        except RamTrainError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _holders(folder: Path) -> Iterator[psutil.Process]:

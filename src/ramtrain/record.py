@@ -164,6 +164,7 @@ def compose(
             "backend": lease.backend,
             "why": lease.why,
             "size_bytes": lease.size_bytes,
+            "size_from": lease.size_from,
             "peak_bytes": training.peak_bytes,
             "swap": lease.may_swap,
             "swapped_out_bytes": max(0, after.swapped_out_bytes - lease.counters.swapped_out_bytes),

@@ -6,13 +6,16 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ramtrain import caller, progress
 from ramtrain.config import Run, load_runs
 from ramtrain.errors import RamTrainError
+from ramtrain.lease import ram_root
+from ramtrain.ledger import at_work
+from ramtrain.sizing import plan_for, read_records, sized
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,10 @@ def script(snakemake: Any) -> Iterator[Run]:
                 f"run {snakemake.wildcards.run}: is no longer in the runs table. Its RAM disk stays; put the row back, "
                 f"or bring home what is there: {caller.command('unmount')}"
             )
-        yield runs[snakemake.wildcards.run]
+        run = _sized(runs[snakemake.wildcards.run], snakemake)
+        state = ram_root(Path.cwd()) / run.run
+        with at_work(state) if state.is_dir() else nullcontext():
+            yield run
 
 
 @contextmanager
@@ -42,7 +48,15 @@ def script_of_all(snakemake: Any, target: str) -> Iterator[dict[str, Run]]:
         target: what is typed to run it again.
     """
     with messages(snakemake, target, target):
-        yield load_runs(snakemake.config, workflow_home(snakemake))
+        runs = load_runs(snakemake.config, workflow_home(snakemake))
+        yield {name: _sized(run, snakemake) for name, run in runs.items()}
+
+
+def _sized(run: Run, snakemake: Any) -> Run:
+    """Return the run with the size that was planned when Snakemake was called."""
+    if not run.auto_size:
+        return run
+    return sized(run, plan_for(run, Path.cwd(), read_records()), snakemake.resources.ramdisk_mb)
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         def mine() -> Fingerprint:
             return fingerprint(run, inputs.result())
 
-        _warn_unprotected(run)
+        _warn_unprotected(run, lease)
         ladder = Ladder(run, lease, prepare(run, lease, stage, mine), mine)
         for arguments in ladder.steps():
             stage = ladder.stage
@@ -190,8 +190,8 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
     )
 
 
-def _warn_unprotected(run: Run) -> None:
-    if run.backend == "disk":
+def _warn_unprotected(run: Run, lease: Lease) -> None:
+    if lease.backend == "disk":
         return  # what the trainer saves is on the disk
     if run.protect.max_loss_s is None:
         log.warning(
@@ -232,7 +232,8 @@ def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder
         )
     if watch.is_full:
         size = format_size(lease.size_bytes, binary=True)
-        lines.append(f"Its RAM disk of {size} is full: give ramdisk.size more before you go on.")
+        remedy = "it grows when you go on" if run.auto_size else "give ramdisk.size more before you go on"
+        lines.append(f"Its RAM disk of {size} is full: {remedy}.")
     lines.append(f"To go on from there, type\n  {unlock}{caller.command('train')}")
     if ladder.has_failed:
         lines.append(f"To start anew, type\n  {caller.command('train')} --config resume=never")

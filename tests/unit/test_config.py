@@ -56,11 +56,11 @@ def test_the_small_config_is_good(project: Path) -> None:
         (
             "epochs",
             5,
-            "epochs: unknown key, known are: project, runs, ramdisk, staging, train, protect, resume, benchmark,",
+            "epochs: unknown key, known are: project, runs, ramdisk, staging, train, protect, guard, resume, ",
         ),
         ("project.comand", "x", "my.yaml: project.comand: unknown key, did you mean 'command'?"),
         ("ramdisk.szie", "1G", "my.yaml: ramdisk.szie: unknown key, did you mean 'size'?"),
-        ("ramdisk.zzz", 1, "my.yaml: ramdisk.zzz: unknown key, known are: backend, size, path, sudo."),
+        ("ramdisk.zzz", 1, "my.yaml: ramdisk.zzz: unknown key, known are: backend, size, path, sudo, fallback."),
         ("train.sed", 1, "my.yaml: train.sed: unknown key, did you mean 'seed'?"),
         # wrong types
         ("project.path", 5, "my.yaml: project.path: 5 where text is expected. Folder of the project"),
@@ -108,6 +108,9 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("ramdisk.size", "200%", "ramdisk.size: '200%' is more than this machine's memory of "),
         ("ramdisk.size", "1000T", "ramdisk.size: '1000T' is more than this machine's memory of "),
         ("ramdisk.size", 10**30, "is more than this machine's memory of "),
+        ("ramdisk.fallback", "ssd", "my.yaml: ramdisk.fallback: 'ssd' is not known, known are: none, disk"),
+        ("guard.reserve", "x", "guard.reserve: 'x' is not a size; give a size such as 4G, or a share such as 20%"),
+        ("guard.resreve", "2G", "my.yaml: guard.resreve: unknown key, did you mean 'reserve'?"),
         # how it is protected, and what it goes on from
         ("protect", "10 min", "my.yaml: protect: '10 min' where a mapping of keys is expected."),
         ("protect.max_los", "1 h", "my.yaml: protect.max_los: unknown key, did you mean 'max_loss'?"),

@@ -18,7 +18,7 @@ rule benchmark_io:
         "../envs/ramtrain.yaml"
     threads: workflow.cores
     resources:
-        ramdisk_mb=max((run.ramdisk_mb for run in RUNS.values()), default=0),
+        ramdisk_mb=BENCHMARK_RUN.ramdisk_mb if BENCHMARK_RUN else 0,
     params:
         pairs=lambda wildcards: BENCHMARK_RUN and config["benchmark"]["pairs"],
         training=lambda wildcards: BENCHMARK_RUN and BENCHMARK_RUN.training,

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import caller, config as settings, ramdisk, status
+from ramtrain import admission, caller, config as settings, ramdisk, sizing, status
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
 
@@ -25,12 +25,21 @@ def load_config():
     config.update(settings.complete_config(config, HOME, source or "config/config.yaml"))
 
 
+def remember_call(reserve):
+    """Note what jobs must know of this call, with what all its runs together may hold in RAM."""
+    free = admission.room_bytes(None, Path.cwd(), settings.read_reserve(reserve))
+    budget = workflow.global_resources.setdefault("ramdisk_mb", free >> 20)
+    caller.remember(workflow.overwrite_configfiles, budget.value)
+
+
 def load_runs():
-    """Return the configured runs by id, all of them checked."""
-    runs = settings.load_runs(config, HOME)
+    """Return the configured runs by id, all of them checked, with their sizes as they stay while this call lasts."""
+    runs, past = settings.load_runs(config, HOME), sizing.read_records()
     for run in runs.values():
         if not Path("results", run.run, "record.json").exists():
             settings.check_project(run)
+        if run.auto_size:
+            runs[run.run] = sizing.sized(run, sizing.plan_for(run, Path.cwd(), past))
     return runs
 
 
@@ -39,20 +48,17 @@ try:
     if "unmount" in sys.argv:
         # What is in RAM comes home whatever became of the config, the runs table and the project.
         RUNS, BENCHMARK_RUN = {}, None
+        remember_call(None)
     else:
         load_config()
+        remember_call(config["guard"]["reserve"])
         RUNS = load_runs()
         BENCHMARK_RUN = settings.benchmark_run(config, RUNS)
 except RamTrainError as error:
     raise WorkflowError(str(error)) from None
 
-caller.remember(workflow.overwrite_configfiles)
-
 # Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
 sys.executable = shlex.quote(sys.executable)
-
-# What all runs together may hold in RAM; --resources ramdisk_mb=N overrides it.
-workflow.global_resources.setdefault("ramdisk_mb", settings.budget_bytes() >> 20)
 
 
 wildcard_constraints:
