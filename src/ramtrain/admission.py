@@ -108,6 +108,20 @@ def _try(run: Run, lease: Lease, place: Path | None, is_first: bool = False) -> 
     return None
 
 
+def admit_more(run: Run, lease: Lease, wanted_bytes: int, place: Path | None) -> int:
+    """Promise a run that is being trained as much more memory as there is now; return how large its RAM disk may be.
+
+    Args:
+        wanted_bytes: how large it would be.
+        place: as for `admit`.
+    """
+    with opened(user_root()) as ledger:
+        free_bytes = min(account.free_bytes for account in _accounts(run, lease, place, ledger))
+        granted_bytes = max(lease.size_bytes, min(wanted_bytes, used_bytes(lease) + free_bytes))
+        ledger.note(_promise(lease, granted_bytes, place))
+    return granted_bytes
+
+
 def _promise(lease: Lease, promised_bytes: int, place: Path | None) -> Promise:
     group = memory.own_group()
     return Promise(

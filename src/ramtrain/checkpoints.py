@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from ramtrain.spill import contents_of
 from ramtrain.staging import Stage
 
 _ZIP_START = b"PK\3\4"
@@ -61,13 +62,19 @@ INCOMPLETE, TRIED, FAILED = ".incomplete", ".ramtrain-tried", ".failed"
 
 
 def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
-    """Return the checkpoints in RAM that the trainer wrote, whole or not, the newest first; links are none."""
-    found = []
+    """Return the checkpoints in RAM, or spilled, that the trainer wrote, whole or not, the newest first.
+
+    Links of the trainer's own are none.
+    """
+    upper, spilled, found = Path(stage.layers[0]), Path(stage.spilled), []
     for path, names in stage.written(patterns).items():
-        if path.endswith((INCOMPLETE, TRIED, FAILED)) or (Path(stage.layers[0]) / path).is_symlink():
+        if path.endswith((INCOMPLETE, TRIED, FAILED)):
             continue
         with contextlib.suppress(FileNotFoundError):  # the trainer deletes some meanwhile
-            status = {name: (Path(stage.layers[0]) / name).lstat() for name in sorted(names)}
+            if contents_of(upper / path, spilled) is None:
+                continue
+            places = {name: contents_of(upper / name, spilled) for name in sorted(names)}
+            status = {name: place.lstat() for name, place in places.items() if place}
             files = tuple((name, Stamp.of(of)) for name, of in status.items() if stat.S_ISREG(of.st_mode))
             if files:
                 found.append(Checkpoint(path, files))
@@ -145,23 +152,33 @@ def written_to(processes: Iterable[psutil.Process], root: str) -> set[str]:
 
 def written_by(pid: int) -> Iterator[str]:
     """Yield the paths, as the process sees them, of what it has open or mapped for writing; pipes and such as well."""
-    yield from _open_for_writing(pid)
-    yield from _mapped_for_writing(pid)
+    for path, descriptor in _opened(pid):
+        with contextlib.suppress(OSError):
+            flags = _FLAGS.search(Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text(encoding="ascii"))
+            if flags and int(flags.group(1), 8) & os.O_ACCMODE != os.O_RDONLY:
+                yield path
+    yield from (path for path, mode in _mapped(pid) if mode[1] == "w" and mode[3] == "s")
 
 
-def _open_for_writing(pid: int) -> Iterator[str]:
+def held_by(pid: int) -> Iterator[str]:
+    """Yield the paths, as the process sees them, of all that it has open or mapped."""
+    yield from (path for path, _ in _opened(pid))
+    yield from (path for path, _ in _mapped(pid))
+
+
+def _opened(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield the path of each file that a process has open, and the descriptor's number."""
     # A process that ends meanwhile, or of another user, has nothing to tell.
     with contextlib.suppress(OSError):
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                flags = _FLAGS.search(Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="ascii"))
-                if flags and int(flags.group(1), 8) & os.O_ACCMODE != os.O_RDONLY:
-                    yield os.readlink(f"/proc/{pid}/fd/{number}")
+                yield os.readlink(f"/proc/{pid}/fd/{number}"), number
 
 
-def _mapped_for_writing(pid: int) -> Iterator[str]:
+def _mapped(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield the path of each file that a process has mapped, and how, such as rw-s."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
             fields = line.split(maxsplit=5)
-            if len(fields) == 6 and fields[1][1] == "w" and fields[1][3] == "s":
-                yield fields[5]
+            if len(fields) == 6:
+                yield fields[5], fields[1]

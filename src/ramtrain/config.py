@@ -56,6 +56,7 @@ class Trainer:
     model: tuple[str, ...]
     checkpoints: tuple[str, ...]
     artifacts: tuple[str, ...]
+    prunable: tuple[str, ...]
     environment: Mapping[str, str]
     stop_signal: signal.Signals
     grace_s: float
@@ -74,6 +75,7 @@ class Products:
     companions: tuple[str, ...]
     best: tuple[str, ...]
     logs: tuple[str, ...]
+    prunable: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Iterable[str]]) -> Products:
@@ -98,6 +100,7 @@ class Run:
 
     Its RAM disk is to have `size_bytes`, and at least `least_bytes`; with `auto_size` both are 0 until `sizing` has
     found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
+    `guard` says whether the training's memory is watched, `grow` whether its RAM disk may be enlarged meanwhile.
     """
 
     run: str
@@ -118,6 +121,8 @@ class Run:
     sudo: bool
     fallback: str
     reserve_bytes: int | None
+    guard: bool
+    grow: bool
     staging: str
     threads: int | None
     protect: Protect
@@ -331,6 +336,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         model=tuple(adapter["model"]),
         checkpoints=tuple(adapter["checkpoints"]),
         artifacts=tuple(adapter["artifacts"]),
+        prunable=tuple(adapter["prunable"]),
         environment=adapter["environment"],
         stop_signal=signal.Signals[adapter["stop"]["signal"]],
         grace_s=adapter["stop"]["grace_s"],
@@ -403,6 +409,7 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         companions=trainer.resume.companions if trainer.resume else (),
         best=trainer.resume.best if trainer.resume else (),
         logs=trainer.artifacts,
+        prunable=(*trainer.prunable, *_globs("prunable", project["prunable"])),
     )
     protect = _read_protect(config["protect"])
     runs = {}
@@ -427,6 +434,8 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             sudo=ramdisk["sudo"],
             fallback=ramdisk["fallback"],
             reserve_bytes=read_reserve(config["guard"]["reserve"]),
+            guard=config["guard"]["enabled"],
+            grow=config["guard"]["grow"],
             staging=config["staging"],
             threads=train["threads"],
             protect=protect,

@@ -30,9 +30,10 @@ from ramtrain.config import Products, Run
 from ramtrain.durable import Changed, commit_folder, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
-from ramtrain.meter import NO_WRITES, ProcessWrites, own_writes
+from ramtrain.meter import NO_WRITES, ProcessWrites, thread_writes
 from ramtrain.ramdisk import Lease
 from ramtrain.sighting import Sighting
+from ramtrain.spill import contents_of
 from ramtrain.staging import Stage
 from ramtrain.system import born_s
 from ramtrain.view import View
@@ -159,13 +160,14 @@ def bring_home(
         descriptors = {}
         for path, stamp in checkpoint.files:
             try:
-                descriptor = os.open(upper / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                source = contents_of(upper / path, Path(stage.spilled)) or upper / path
+                descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
                 raise Changed(f"{path} is gone: {error.strerror}") from None
             opened.callback(os.close, descriptor)
             descriptors[descriptor] = stamp
             sources[f"{shelf.IN_PROJECT}{path}"] = Path(f"/proc/self/fd/{descriptor}")
-        view = View([upper])
+        view = View([upper], spilled=Path(stage.spilled))
         for path, source in _plain_files(view, _beside(checkpoint, products.companions)):
             sources.setdefault(path, source)
         logs = {path: source for path, source in _plain_files(view, products.logs) if path not in sources}
@@ -232,9 +234,10 @@ def _beside(checkpoint: Checkpoint, patterns: Iterable[str]) -> list[str]:
 def _plain_files(view: View, patterns: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """Yield the files that the globs name by their path in a durable checkpoint; a link may lead out of the project."""
     for path in view.glob(patterns):
-        source = view.layers[0] / path
-        if source.is_file() and not source.is_symlink():
-            yield f"{shelf.IN_PROJECT}{path}", source
+        with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+            source = contents_of(view.layers[0] / path, view.spilled)
+            if source and source.is_file():
+                yield f"{shelf.IN_PROJECT}{path}", source
 
 
 def find_twin(
@@ -307,6 +310,7 @@ class Drain:
         self.durable: Path | None = None
         self.saved: list[Saved] = []
         self._inodes: set[int] = set()
+        self._seen: set[tuple[str, float]] = set()
         self.last: Sighting | None = None
         self._alive_s = 0.0
         self._changed_s: dict[Checkpoint, float] = {}
@@ -316,6 +320,7 @@ class Drain:
         self._told: object = None
         self._bring_last = False
         self._stop, self._cancel = threading.Event(), threading.Event()
+        self._wake, self._hurry = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="drain", daemon=True)
 
     def start(self) -> None:
@@ -328,6 +333,24 @@ class Drain:
         if not bring_newest:
             self._cancel.set()
         self._stop.set()
+        self._wake.set()
+
+    def hurry(self) -> bool:
+        """Have the newest complete checkpoint brought home now, whatever the schedule and the write budget say.
+
+        Returns:
+            whether that will be done: where there is no bound to keep, nothing is.
+        """
+        if self.schedule.max_loss_s is None or self._stop.is_set():
+            return False
+        self._hurry.set()
+        self._wake.set()
+        return True
+
+    @property
+    def is_hurrying(self) -> bool:
+        """Whether what `hurry` asked for is still to be done."""
+        return self._hurry.is_set() and self._thread.is_alive()
 
     def cancel(self) -> None:
         """Have it end at once."""
@@ -347,9 +370,10 @@ class Drain:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         psutil.Process(threading.get_native_id()).ionice(psutil.IOPRIO_CLASS_IDLE)
         try:
-            wait_s = _TICK_S
-            while not self._stop.wait(wait_s):
+            while not self._stop.is_set():
                 wait_s = self._work_once()
+                self._wake.wait(wait_s)
+                self._wake.clear()
             self._note_age()
             self._look(settle=False)
             if self._bring_last and self.schedule.max_loss_s is not None and not self._cancel.is_set():
@@ -369,7 +393,11 @@ class Drain:
             self._tell_once(error.errno, f"its checkpoints cannot be looked for: {error}")
         wait_s = (time.monotonic() - began) / _LOOKING_SHARE
         self._note_age()
-        self._bring_if_due()
+        if self._hurry.is_set():
+            self._bring_newest()
+            self._hurry.clear()
+        else:
+            self._bring_if_due()
         self._note_age()
         self._note_alive()
         return max(_TICK_S, min(wait_s, (self.schedule.max_loss_s or wait_s) / 10))
@@ -381,12 +409,12 @@ class Drain:
         if self.last is None or max_loss_s is None or now < self._alive_s or not folder.is_dir():
             return
         self._alive_s = now + min(_ALIVE_EVERY_S, max_loss_s)
-        before = own_writes()
+        before = thread_writes()
         try:
             self.last.write(shelf.attempt(self.run.run))
         except OSError as error:
             self._tell_once(error.errno, f"{shelf.attempt(self.run.run)} could not be written: {error}")
-        self.result.writes = self.result.writes.and_also(own_writes().since(before))
+        self.result.writes = self.result.writes.and_also(thread_writes().since(before))
 
     def _note_age(self) -> None:
         newest_s = self.schedule.newest_s or self.started_s
@@ -403,13 +431,15 @@ class Drain:
                 continue
             if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
                 continue
-            if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint):
+            if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint) and self._is_as_found(checkpoint):
                 self._complete[checkpoint] = self.progress()
                 self._note_saved(checkpoint, upper)
                 self.schedule.saw(checkpoint.saved_s, time.time())
+        there = {(checkpoint.path, checkpoint.saved_s) for checkpoint in found}
         for gone in self._complete.keys() - set(found):
             del self._complete[gone]
-            self.result.skipped += gone not in self._dealt_with
+            # One that has been spilled is there, as another file.
+            self.result.skipped += gone not in self._dealt_with and (gone.path, gone.saved_s) not in there
             self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
         self._last_newest = self.newest or self._last_newest
@@ -426,11 +456,28 @@ class Drain:
             is_new = inodes.isdisjoint(self._inodes)
             first_s = min((second for second in born if second), default=None) if is_new else None
             save_s = None if first_s is None else round(max(0.0, checkpoint.saved_s - first_s), 3)
-            self.saved.append(Saved(checkpoint.size_bytes, save_s))
+            if (checkpoint.path, checkpoint.saved_s) not in self._seen:  # else it has been spilled
+                self.saved.append(Saved(checkpoint.size_bytes, save_s))
         self._inodes |= inodes
+        self._seen.add((checkpoint.path, checkpoint.saved_s))
+
+    def _is_as_found(self, checkpoint: Checkpoint) -> bool:
+        """Whether it has not been written to since it was found: it was whole then, too."""
+        upper, spilled = Path(self.stage.layers[0]), Path(self.stage.spilled)
+        with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+            places = ((contents_of(upper / path, spilled), stamp) for path, stamp in checkpoint.files)
+            return all(place and Stamp.of(place.stat()) == stamp for place, stamp in places)
+        return False
 
     def _is_written_to(self, checkpoint: Checkpoint) -> bool:
-        return not written_to(self.processes(), self.stage.ram).isdisjoint(path for path, _ in checkpoint.files)
+        processes, upper, spilled = self.processes(), Path(self.stage.layers[0]), Path(self.stage.spilled)
+        if not written_to(processes, self.stage.ram).isdisjoint(path for path, _ in checkpoint.files):
+            return True
+        with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+            places = [contents_of(upper / path, spilled) for path, _ in checkpoint.files]
+            names = {place.name for place in places if place and place.parent == spilled}
+            return bool(names) and not written_to(processes, self.stage.spilled).isdisjoint(names)
+        return False
 
     def _bring_if_due(self) -> None:
         now_s = time.time()
@@ -453,7 +500,7 @@ class Drain:
         checkpoint = self.newest
         if checkpoint is None or checkpoint in self._dealt_with or checkpoint.saved_s <= self.schedule.safe_s:
             return
-        began_s, before = time.time(), own_writes()
+        began_s, before = time.time(), thread_writes()
         try:
             fingerprint = self.fingerprint()
             if find_twin(self.run.run, checkpoint, self.stage, fingerprint):
@@ -495,7 +542,7 @@ class Drain:
                 f"than max_loss until this is mended",
             )
         finally:
-            self.result.writes = self.result.writes.and_also(own_writes().since(before))
+            self.result.writes = self.result.writes.and_also(thread_writes().since(before))
 
     def _confirm(self, checkpoint: Checkpoint) -> None:
         self._stop_if_cancelled()
@@ -506,7 +553,9 @@ class Drain:
         if self._cancel.is_set():
             raise _Cancelled
 
-    def sight(self, started_s: float, has_ended: bool, used_bytes: int, written: ProcessWrites) -> Sighting:
+    def sight(
+        self, started_s: float, has_ended: bool, used_bytes: int, written: ProcessWrites, paused: str | None = None
+    ) -> Sighting:
         """Return what there is to see now."""
         return Sighting(
             seen_s=time.time(),
@@ -522,6 +571,7 @@ class Drain:
             worst_loss_s=self.result.worst_loss_s,
             used_bytes=used_bytes,
             kept_off_bytes=max(0, written.logical_bytes - written.disk_bytes - self.result.writes.disk_bytes),
+            paused=paused,
         )
 
     def _tell_once(self, what: object, message: str) -> None:

@@ -150,6 +150,7 @@ def _wait(trainer: subprocess.Popen[bytes], orders: BinaryIO) -> None:
             deadline = time.monotonic() + stop.grace_s
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(trainer.pid, stop.signal)
+                os.killpg(trainer.pid, signal.SIGCONT)  # the guard may have stopped it
 
 
 def _end_leftovers() -> int:

@@ -6,7 +6,7 @@ The files are proc_meminfo(5), cgroups(7), cgroup-v1/memory.rst, cgroup-v2.rst a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,13 +54,17 @@ class Pressure:
     full_s: float
 
 
-def bounds(proc: Path = PROC) -> list[Bound]:
+def bounds(proc: Path = PROC, among: Sequence[Path] | None = None) -> list[Bound]:
     """Return all that limits what this process and its children can have: the machine, and each cgroup on the way up
-    that has a limit below the machine's memory."""
+    that has a limit below the machine's memory.
+
+    Args:
+        among: the cgroups as `groups` finds them, which takes longer than to read what they say.
+    """
     found = _meminfo(proc)
     machine = Bound("this machine", found["MemTotal"], found["MemAvailable"])
-    groups = [bound for group in _groups(proc) if (bound := _bound_of(group)) is not None]
-    return [machine, *(bound for bound in groups if bound.total_bytes < machine.total_bytes)]
+    known = [bound for group in (groups(proc) if among is None else among) if (bound := _bound_of(group)) is not None]
+    return [machine, *(bound for bound in known if bound.total_bytes < machine.total_bytes)]
 
 
 def total_bytes(proc: Path = PROC) -> int:
@@ -75,7 +79,12 @@ def swap_bytes(proc: Path = PROC) -> int:
 
 def own_group(proc: Path = PROC) -> Path | None:
     """Return the folder of the cgroup that accounts for this process' memory; None where there is none to be seen."""
-    return next(_groups(proc), None)
+    return next(iter(groups(proc)), None)
+
+
+def groups(proc: Path = PROC) -> list[Path]:
+    """Return the folders of our memory cgroup and those above it, as far as they can be seen."""
+    return list(_groups(proc))
 
 
 def pressure(proc: Path = PROC) -> Pressure | None:

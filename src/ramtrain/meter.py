@@ -53,6 +53,11 @@ def own_writes() -> ProcessWrites:
     return writes_of("self")
 
 
+def thread_writes() -> ProcessWrites:
+    """Return what this thread alone wrote so far."""
+    return writes_of("thread-self")
+
+
 def writes_of(pid: int | str) -> ProcessWrites:
     """Return what a process and the children it has waited for wrote so far.
 

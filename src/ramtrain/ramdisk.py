@@ -23,13 +23,14 @@ import psutil
 from humanfriendly import format_size
 
 from ramtrain import caller, memory
-from ramtrain.admission import DoesNotFit, admit, is_promised, withdraw
+from ramtrain.admission import DoesNotFit, admit, admit_more, is_promised, withdraw
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, SHM, Lease, is_full, lock_of, ram_root, short_name, used_bytes
 from ramtrain.ledger import at_work, forget_work
 from ramtrain.meter import disk_counters
+from ramtrain.spill import spill_folder
 from ramtrain.system import CommandError, Mount, mount_of, mounts, run_command
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 _MAKE_ATTEMPTS = 5
 # Whoever only looks, as `status` does, keeps a RAM disk busy for a moment.
 _BUSY_S = 2.0
+_GROWN = "; enlarged by the guard"
 _ELSE = "a smaller ramdisk.size, or ramdisk.fallback: disk"
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
 
@@ -219,6 +221,19 @@ def enlarge(run: Run, lease: Lease) -> Lease:
     return lease
 
 
+def grow(run: Run, lease: Lease, wanted_bytes: int) -> Lease:
+    """Enlarge the RAM disk of a run that is being trained, as far as there is memory now; return its lease."""
+    size_bytes = admit_more(run, lease, wanted_bytes, None if lease.backend == "tmpfs" else Path(lease.folder))
+    if size_bytes == lease.size_bytes:
+        return lease
+    source = lease.size_from.removesuffix(_GROWN) + _GROWN
+    lease = replace(lease, size_bytes=size_bytes, size_from=source)
+    if lease.backend == "tmpfs":
+        _remount(lease)
+    _write_marks(lease)
+    return lease
+
+
 def _first_working(run: Run, lease: Lease) -> Lease:
     backends: dict[str, Callable[[Run, Lease], Lease]] = {
         "tmpfs": _mount_tmpfs,
@@ -339,7 +354,7 @@ def _make_private(folder: Path) -> None:
 
 
 def release(lease: Lease) -> bool:
-    """Unmount or delete the run's RAM disk; return whether there was one.
+    """Unmount or delete the run's RAM disk, and what did not fit in it; return whether there was one.
 
     Raises:
         RamTrainError: it is busy, something else is mounted in it, or it is not provably ours.
@@ -363,6 +378,7 @@ def release(lease: Lease) -> bool:
     for place in (folder, state):
         _empty_folder(place)
         _prune_empty(place)
+    remove_tree(spill_folder(lease))
     return True
 
 

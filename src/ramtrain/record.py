@@ -99,6 +99,7 @@ def compose(
         for part in (
             training.writes.disk_bytes,
             training.drained.writes.disk_bytes,
+            training.guarded.writes.disk_bytes,
             export.writes.disk_bytes,
             training.own.disk_bytes,
         )
@@ -135,6 +136,7 @@ def compose(
                 "dropped": training.drained.dropped,
                 "method": _DRAIN_METHOD,
             },
+            "guard": _process_writes(training.guarded.writes),
             "export": _process_writes(export.writes),
             "own": {**asdict(training.own), "method": _OWN_METHOD},
             "filesystem": {
@@ -181,7 +183,7 @@ def compose(
             "lost_s": training.resumed and training.resumed.lost_s,
             "lost_steps": training.resumed and training.resumed.lost_steps,
         },
-        "guard": {"actions": []},
+        "guard": {key: value for key, value in asdict(training.guarded).items() if key != "writes"},
         "progress": training.progress,
         "model": [asdict(file) for file in export.model],
         "artifacts": [asdict(file) for file in export.artifacts],
@@ -258,13 +260,18 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
         took = f"{format_timespan(record['timings_s']['train'])} since it went on"
     model_bytes = sum(file["bytes"] for file in record["model"])
     saved = "" if writes["saved_bytes"] is None else f"; {size(max(0, writes['saved_bytes']))} saved, as measured"
+    guard = record["guard"]
+    guarded = ", ".join(f"{action} {count}" for action, count in guard["counts"].items() if action != "go on")
+    memory = f"\nrun {record['run']}: memory ran short; the guard acted: {guarded}" if guarded else ""
+    if guard["paused_s"]:
+        memory += f"; the trainer was stopped for {format_timespan(guard['paused_s'])}"
     return (
         f"run {record['run']}: done in {took}. The model is in {home}/model, "
         f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified; the RAM is released.\n"
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
         f"{size(writes['trainer']['disk_bytes'])} went to the disk; "
         f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the "
-        f"export {size(writes['export']['disk_bytes'])}{saved}. Record: {home}/record.json"
+        f"export {size(writes['export']['disk_bytes'])}{saved}. Record: {home}/record.json{memory}"
     )
 
 

@@ -21,6 +21,7 @@ class Sighting:
     `progress` is what its output said last, `checkpoints` what it had said when each of them was complete. `newest` is
     the newest complete checkpoint, of `newest_s`; `durable` the newest durable one. `safe_s` is up to when the training
     is on the disk. `kept_off_bytes` were given to write calls and did not go to the disk, the drain's taken off.
+    `paused` says why the guard has stopped the trainer for the moment.
     """
 
     seen_s: float
@@ -36,6 +37,7 @@ class Sighting:
     worst_loss_s: float
     used_bytes: int
     kept_off_bytes: int
+    paused: str | None = None
 
     def write(self, path: Path) -> None:
         """Note it: the earlier one or this one, whole."""
@@ -59,7 +61,13 @@ class Sighting:
         elapsed, lost = (tqdm.format_interval(seconds) for seconds in (self.seen_s - self.started_s, self.at_stake_s))
         bound = "no bound" if self.max_loss_s is None else f"of {tqdm.format_interval(self.max_loss_s)}"
         used, kept_off = (format_size(size, binary=True) for size in (self.used_bytes, self.kept_off_bytes))
-        parts = [f"{elapsed}, at stake {lost} {bound}", self.where, f"{used} in RAM, {kept_off} kept off the disk"]
+        paused = f"PAUSED: {self.paused}" if self.paused else ""
+        parts = [
+            paused,
+            f"{elapsed}, at stake {lost} {bound}",
+            self.where,
+            f"{used} in RAM, {kept_off} kept off the disk",
+        ]
         return " | ".join(filter(None, parts))
 
     @property

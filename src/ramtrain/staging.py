@@ -25,6 +25,7 @@ from ramtrain.fingerprint import Fingerprint
 from ramtrain.namespace import ENTER, Overlay
 from ramtrain.ramdisk import Lease, remove_tree
 from ramtrain.sighting import SIGHTING
+from ramtrain.spill import remove_orphans, spill_folder
 from ramtrain.system import mounts
 from ramtrain.tree import Item, copy_items, scan
 from ramtrain.view import View, matcher
@@ -40,7 +41,8 @@ class Stage:
     """How a run's project was staged; paths are absolute, `project` resolved.
 
     `ram` is what {ram} stands for and where the trainer's products are looked for, `cwd` the folder it starts in,
-    `layers` what makes up the project as it sees it, the upper first. `files` and `bytes` are what was copied to RAM.
+    `layers` what makes up the project as it sees it, the upper first, `spilled` the folder on the disk for files that
+    found no room in RAM. `files` and `bytes` are what was copied to RAM.
     """
 
     project: str
@@ -54,6 +56,7 @@ class Stage:
     files: int
     bytes: int
     stage_s: float
+    spilled: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Stage:
@@ -78,7 +81,7 @@ class Stage:
     def view(self) -> View:
         """Return the project as the trainer sees it."""
         seen_as = [self.ram] if self.method == "none" else [self.ram, self.project]
-        return View([Path(layer) for layer in self.layers], [Path(path) for path in seen_as])
+        return View([Path(layer) for layer in self.layers], [Path(path) for path in seen_as], Path(self.spilled))
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def stage_project(run: Run, lease: Lease) -> Stage:
     if Begun.read(lease) is None:
         for left in ("overlay", "volatile", "project", "out"):
             remove_tree(folder / left)
+        remove_orphans(folder, spill_folder(lease))
     methods: dict[str, Callable[[Run, Path], Stage]] = {"overlay": _overlay, "copy": _copy, "none": _none}
     if run.staging != "auto":
         try:
@@ -151,7 +155,7 @@ def stage_project(run: Run, lease: Lease) -> Stage:
             stage = replace(_copy(run, folder), why=f"no overlay: {reason}")
     if run.volatile and stage.method != "overlay":
         log.warning("run %s: project.volatile needs the overlay; writes to those folders go to the disk", run.run)
-    stage = replace(stage, stage_s=round(time.monotonic() - started, 3))
+    stage = replace(stage, stage_s=round(time.monotonic() - started, 3), spilled=str(spill_folder(lease)))
     write_json(folder / _STAGE, asdict(stage))
     return stage
 

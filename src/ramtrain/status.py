@@ -48,7 +48,7 @@ def _read(mark: Path) -> dict[str, Any] | None:
     return {
         "run": lease.run,
         "workdir": lease.workdir,
-        "state": "training" if is_training else "trained, not exported" if begun and begun.finished else "not training",
+        "state": _state(is_training, seen, begun),
         "folder": lease.folder,
         "backend": lease.backend,
         "used_bytes": in_use_bytes,
@@ -66,6 +66,12 @@ def _read(mark: Path) -> dict[str, Any] | None:
         "worst_loss_s": seen and seen.worst_loss_s,
         "kept_off_bytes": seen and seen.kept_off_bytes,
     }
+
+
+def _state(is_training: bool, seen: Sighting | None, begun: Begun | None) -> str:
+    if is_training:
+        return f"paused: {seen.paused}" if seen and seen.paused else "training"
+    return "trained, not exported" if begun and begun.finished else "not training"
 
 
 def table(runs: list[dict[str, Any]]) -> str:

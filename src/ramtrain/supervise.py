@@ -28,11 +28,13 @@ from ramtrain.environment import ProjectState, describe_project, read_inputs
 from ramtrain.errors import RamTrainError
 from ramtrain.export import keep_log
 from ramtrain.fingerprint import Fingerprint, fingerprint
+from ramtrain.guard import Guard, Guarded
 from ramtrain.keeper import ABANDONED_GRACE_S, Ending, Order, Stop, kill_descendants
+from ramtrain.lease import Lease, is_full, used_bytes
 from ramtrain.meter import NO_WRITES, DiskCounters, ProcessWrites, disk_counters, own_writes, writes_of
 from ramtrain.namespace import ENTER
 from ramtrain.progress import TrainingProgress
-from ramtrain.ramdisk import Lease, enlarge, only_one, temporary_folder, used_bytes
+from ramtrain.ramdisk import enlarge, only_one, temporary_folder
 from ramtrain.resume import Ladder, Resumed, prepare
 from ramtrain.series import Sample, Series, series_of
 from ramtrain.shelf import TRAINER_LOG, durable_checkpoints, export_file
@@ -50,7 +52,6 @@ _SAMPLE_S = _SIGHTING_S = 1.0
 _SAME_SIGNAL_S = {False: 0.5, True: 5.0}  # it takes Snakemake a while to pass one on
 # A trainer that fails sooner, without a word of progress, could not load its checkpoint.
 _LOADING_S = 300.0
-_FULL_SHARE = 0.97
 _TAIL_LINES = 12
 
 END_OF_SNAKEMAKE = "the end of Snakemake"
@@ -81,6 +82,7 @@ class Training:
     left_behind: int
     progress: dict[str, str]
     drained: Drained
+    guarded: Guarded
     saved: list[Saved]
     strays: dict[str, int]
     own: ProcessWrites
@@ -100,6 +102,7 @@ class Training:
         parts = {
             "writes": ProcessWrites(**content["writes"]),
             "drained": Drained.from_dict(content["drained"]),
+            "guarded": Guarded.from_dict(content["guarded"]),
             "own": ProcessWrites(**content["own"]),
             "saved": [Saved(**entry) for entry in content["saved"]],
             "before": DiskCounters(**content["before"]),
@@ -150,11 +153,12 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             )
             # What the project holds may take a while to read; the trainer does not wait for it.
             Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)
-            noted = background.submit(lambda: Begun(mine(), run.products).write(lease))
+            noted = background.submit(lambda at: Begun(mine(), run.products).write(at), lease)
             log.info("run %s: training; its output: tail -f %s", run.run, order.log)
             project = background.submit(lambda argv: describe_project(run, argv[0], inputs.result()), order.argv)
             watch = _Watch(run, lease, stage, order, signals, mine)
             ending = watch.until_end()
+            lease = watch.lease
             trainers = trainers.and_also(watch.written)
             if not (ladder.is_resuming and _could_not_load(ending, watch)):
                 ladder.works(watch.made_progress())
@@ -170,6 +174,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
     assert ending is not None  # else there was trouble
     watch.warn_of_strays()
     own = own_writes().since(own_before).since(trainers).since(watch.drain.result.writes)
+    own = own.since(watch.guard.result.writes)
     if ending.left_behind:
         log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
     return Training(
@@ -180,6 +185,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         left_behind=ending.left_behind,
         progress=watch.progress.latest,
         drained=watch.drain.result,
+        guarded=watch.guard.result,
         saved=watch.drain.saved,
         strays=watch.strays.files,
         own=own,
@@ -257,14 +263,13 @@ class _Watch:
         mine: Callable[[], Fingerprint],
     ) -> None:
         self.run = run
-        self.lease = lease
         self.signals = signals
         self.log = Path(order.log)
         self.log_position = self.log.stat().st_size if self.log.exists() else 0
         self.progress = TrainingProgress(f"run {run.run}", run.trainer.progress)
         self.stopped_by: str | None = None
         self.stopped_s = 0.0
-        self.has_ended = False
+        self.has_ended = self.is_guarded = False
         self.used_bytes = self.peak_bytes = 0
         self.next_measure = self.next_sample = self.next_sighting = 0.0
         self.strays, self.told_of_strays, self.staging = Strays(), False, stage.method
@@ -286,7 +291,13 @@ class _Watch:
         )
         self._tell_keeper(asdict(order))
         self.drain = Drain(run, lease, stage, mine, self._processes, lambda: self.progress.latest)
+        self.guard = Guard(run, lease, stage, self.keeper.pid, self.drain, self._processes)
         self.drain.start()
+
+    @property
+    def lease(self) -> Lease:
+        """The RAM disk's lease as it is now."""
+        return self.guard.lease
 
     def made_progress(self) -> bool:
         """Whether the trainer got anywhere: said so, wrote a checkpoint, or trained for longer than loading takes."""
@@ -301,7 +312,7 @@ class _Watch:
     @property
     def is_full(self) -> bool:
         """Whether the RAM disk was as good as full."""
-        return self.peak_bytes > _FULL_SHARE * self.lease.size_bytes
+        return is_full(self.peak_bytes, self.lease.size_bytes)
 
     def until_end(self) -> Ending | None:
         """Return how the trainer ended; None if its keeper died."""
@@ -312,9 +323,10 @@ class _Watch:
                 ready, _, _ = select.select(watched, [], [], _TICK_S)
                 if self.keeper.stdout in ready:
                     answer = self.keeper.stdout.read(1 << 16)
-                    answers += answer
                     if not answer:
                         break
+                    answers += answer
+                    self._start_guard(answers)
                 if self.signals.wakeup in ready:
                     self._stop(self.signals.take(), self.run.trainer.grace_s)
                 if set(workflow) & set(ready):
@@ -322,6 +334,7 @@ class _Watch:
                     self._stop(END_OF_SNAKEMAKE, ABANDONED_GRACE_S)
                 self._follow()
         self.keeper.wait()
+        self.guard.finish()
         self.train_s = round(time.time() - self.started_s, 3)
         self.next_measure = 0.0
         self._follow()
@@ -334,6 +347,13 @@ class _Watch:
         self._note()
         self.progress.close()
         return ending
+
+    def _start_guard(self, answers: bytes) -> None:
+        """Have memory watched as soon as the keeper says that the trainer runs."""
+        first, newline, _ = answers.partition(b"\n")
+        if newline and not self.is_guarded and "pid" in (said := json.loads(first)):
+            self.guard.start(said["pid"])
+            self.is_guarded = True
 
     def _read_ending(self, answers: bytes) -> Ending | None:
         last = answers.decode().splitlines()[-1:]
@@ -380,6 +400,7 @@ class _Watch:
                 grace_s,
             )
         self.stopped_by = self.stopped_by or reason
+        self.guard.let_go()
         self._tell_keeper(asdict(stop))
 
     def _tell_keeper(self, content: dict[str, Any]) -> None:
@@ -453,7 +474,7 @@ class _Watch:
 
     def _note(self) -> None:
         """Say where the training is: on the terminal, in RAM, and, through the drain, beside its checkpoints."""
-        sighting = self.drain.sight(self.started_s, self.has_ended, self.used_bytes, self.written)
+        sighting = self.drain.sight(self.started_s, self.has_ended, self.used_bytes, self.written, self.guard.pausing)
         self.progress.tell(sighting)
         self.drain.last = sighting
         try:

@@ -30,10 +30,12 @@ class View:
     Args:
         layers: folders that make it up, the upper first.
         seen_as: the absolute paths under which the trainer knows the project, for links with absolute targets.
+        spilled: a folder outside, to the files of which links may lead as well.
     """
 
-    def __init__(self, layers: Sequence[Path], seen_as: Sequence[Path] = ()) -> None:
+    def __init__(self, layers: Sequence[Path], seen_as: Sequence[Path] = (), spilled: Path | None = None) -> None:
         self.layers = list(layers)
+        self.spilled = spilled
         self.seen_as = [Path(path) for path in seen_as]
 
     def glob(self, patterns: Iterable[str]) -> list[str]:
@@ -132,6 +134,9 @@ class View:
                     raise Escapes(f"{path}: too many links on the way")
                 target = os.readlink(here[0])
                 if target.startswith("/"):
+                    if Path(target).parent == self.spilled:
+                        trail, left = [[self.spilled]], [Path(target).name, *left]
+                        continue
                     target = self._inside(path, target)
                     trail = [self.layers]
                 left = [part for part in target.split("/") if part not in ("", ".")] + left
