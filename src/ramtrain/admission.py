@@ -108,16 +108,19 @@ def _try(run: Run, lease: Lease, place: Path | None, is_first: bool = False) -> 
     return None
 
 
-def admit_more(run: Run, lease: Lease, wanted_bytes: int, place: Path | None) -> int:
+def admit_more(run: Run, lease: Lease, wanted_bytes: int, least_bytes: int, place: Path | None) -> int:
     """Promise a run that is being trained as much more memory as there is now; return how large its RAM disk may be.
 
     Args:
         wanted_bytes: how large it would be.
+        least_bytes: what is worth the while; if there is not as much, it stays as it is.
         place: as for `admit`.
     """
     with opened(user_root()) as ledger:
         free_bytes = min(account.free_bytes for account in _accounts(run, lease, place, ledger))
-        granted_bytes = max(lease.size_bytes, min(wanted_bytes, used_bytes(lease) + free_bytes))
+        granted_bytes = min(wanted_bytes, used_bytes(lease) + free_bytes)
+        if granted_bytes < least_bytes:
+            return lease.size_bytes
         ledger.note(_promise(lease, granted_bytes, place))
     return granted_bytes
 

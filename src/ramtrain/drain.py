@@ -527,7 +527,9 @@ class Drain:
             self._told = None
             size = format_size(checkpoint.size_bytes, binary=True)
             log.info("run %s: durable checkpoint %s, %s in %.1f s", self.run.run, self.durable, size, took_s)
-            shelf.prune(self.run.run, fingerprint, self.run.protect.keep)
+            # What a trainer was writing when it failed may be cut short, and not tell.
+            is_doubtful = self._bring_last and not tells_its_end(checkpoint, Path(self.stage.layers[0]))
+            shelf.prune(self.run.run, fingerprint, self.run.protect.keep + is_doubtful)
         except Changed as reason:
             self.result.dropped += 1
             self._dealt_with.add(checkpoint)

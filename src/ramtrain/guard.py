@@ -328,7 +328,7 @@ class Guard:
         """Enlarge the RAM disk, as far as there is memory for it; return the room that there is then."""
         began_s, before_bytes = time.monotonic(), self.lease.size_bytes
         more_bytes = max(int(before_bytes * _GROWTH), 2 * self._checkpoint_bytes())
-        self.lease = grow(self.run, self.lease, before_bytes + more_bytes)
+        self.lease = grow(self.run, self.lease, before_bytes + more_bytes, before_bytes + self.cushion_bytes)
         grown_bytes = self.lease.size_bytes - before_bytes
         if grown_bytes:
             size = format_size(self.lease.size_bytes, binary=True)

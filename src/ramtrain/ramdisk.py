@@ -221,9 +221,12 @@ def enlarge(run: Run, lease: Lease) -> Lease:
     return lease
 
 
-def grow(run: Run, lease: Lease, wanted_bytes: int) -> Lease:
-    """Enlarge the RAM disk of a run that is being trained, as far as there is memory now; return its lease."""
-    size_bytes = admit_more(run, lease, wanted_bytes, None if lease.backend == "tmpfs" else Path(lease.folder))
+def grow(run: Run, lease: Lease, wanted_bytes: int, least_bytes: int) -> Lease:
+    """Enlarge the RAM disk of a run that is being trained to what is wanted, or what memory there is now; return its
+    lease. It stays as it is where there is not at least `least_bytes`.
+    """
+    place = None if lease.backend == "tmpfs" else Path(lease.folder)
+    size_bytes = admit_more(run, lease, wanted_bytes, least_bytes, place)
     if size_bytes == lease.size_bytes:
         return lease
     source = lease.size_from.removesuffix(_GROWN) + _GROWN

@@ -239,6 +239,8 @@ def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder
     if watch.is_full:
         size = format_size(lease.size_bytes, binary=True)
         remedy = "it grows when you go on" if run.auto_size else "give ramdisk.size more before you go on"
+        if run.guard and run.grow:
+            remedy = "there was no memory to enlarge it, and nothing that could be moved out of it"
         lines.append(f"Its RAM disk of {size} is full: {remedy}.")
     lines.append(f"To go on from there, type\n  {unlock}{caller.command('train')}")
     if ladder.has_failed:
