@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from conftest import REPO, Ended, memory_group
 from workplace import EPOCHS, Workplace, changed, check_folder, expected_state, resuming_config, state_of
 
 MIB = 1 << 20
+LIMIT_BYTES = 1 << 30
 RUN = "filling"
 
 Snakemake = Callable[..., Ended]
@@ -254,28 +260,52 @@ def test_after_a_reboot_what_was_spilled_is_cleared_away(spilling: Workplace) ->
     assert not (spilling.results / "spilled").exists()
 
 
+@dataclass
+class Group:
+    """A memory cgroup, and what is put before a command to run it in there."""
+
+    folder: Path
+    enter: list[str]
+
+    def start(self, place: Workplace) -> None:
+        """Start a training in there."""
+        place.start(pause_s=0.5)
+        (self.folder / "cgroup.procs").write_text(str(place.snakemake.pid))
+
+
 HOG = """
 import pathlib, sys, time
-group, limit = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+group, limit, leave = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 20
 hog = []
 def left():
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     used = next(path for name in ("memory.usage_in_bytes", "memory.current") if (path := group / name).exists())
     return limit - int(used.read_text()) + int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-while left() > 40 << 20:
-    hog.append(bytearray(b"x" * (4 << 20)))
-    time.sleep(0.01)
-print("full", flush=True)
-time.sleep(float(sys.argv[3]))
+hog.append(b"x" * max(0, left() - leave - (100 << 20)))
+while left() > leave:
+    hog.append(b"x" * (2 << 20))
+    time.sleep(0.005)
+time.sleep(float(sys.argv[4]))
 """
 
 
+@contextlib.contextmanager
+def eaten(group: Group, leave_mb: int, for_s: float) -> Iterator[None]:
+    """Have another process take the cgroup's memory but for so much, for so long at most."""
+    argv = [sys.executable, "-c", HOG, str(group.folder), str(LIMIT_BYTES), str(leave_mb), str(for_s)]
+    with subprocess.Popen([*group.enter, *argv], cwd="/") as hog:
+        try:
+            yield
+        finally:
+            hog.kill()
+
+
 @pytest.fixture
-def group() -> Iterator[tuple[Path, list[str]]]:
-    """Give a memory cgroup of 1 GiB, and what is put before a command to run it in there."""
+def group() -> Iterator[Group]:
+    """Give a memory cgroup of 1 GiB."""
     before = oom_kills()
-    with memory_group(1 << 30) as folder:
-        yield folder, ["sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh"]
+    with memory_group(LIMIT_BYTES) as folder:
+        yield Group(folder, ["sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh"])
     assert oom_kills() == before, "the kernel has killed nothing"
 
 
@@ -284,31 +314,69 @@ def oom_kills() -> int:
 
 
 def test_in_a_cgroup_that_is_too_small_it_spills(
-    group: tuple[Path, list[str]], snakemake: Snakemake, workdir: Path, filling: Path
+    group: Group, snakemake: Snakemake, workdir: Path, filling: Path
 ) -> None:
     """1.2 GB of checkpoints and, in the end, 300 MB of the trainer's own in 1 GiB: both estimates were wrong."""
     arguments = ("--checkpoints", "10", "--mb", "120", "--mb-s", "1000", "--heap-mb", "30")
     config = filling_config(filling, *arguments, **{"ramdisk.size": "500M", "guard.reserve": "1M"})
-    ended = snakemake(config, "train", prefix=group[1])
+    ended = snakemake(config, "train", prefix=group.enter)
     assert ended.status == 0, ended.output
     record = check(workdir, range(1, 11), mb=120)
     assert record["guard"]["spilled_bytes"] > 400 * MIB
 
 
-def test_it_waits_while_another_process_eats_the_memory(
-    group: tuple[Path, list[str]], snakemake: Snakemake, workdir: Path, filling: Path
-) -> None:
-    folder, prefix = group
-    arguments = ("--checkpoints", "40", "--mb", "1", "--pause-s", "0.2")
-    config = filling_config(filling, *arguments, **{"guard.reserve": "1M"})
-    hog = subprocess.Popen(
-        [*prefix, sys.executable, "-c", f"import time; time.sleep(4)\n{HOG}", folder, "1073741824", "3"]
-    )
-    ended = snakemake(config, "train", prefix=prefix)
-    assert hog.wait() == 0
-    assert ended.status == 0, ended.output
-    record = check(workdir, range(1, 41), mb=1)
-    assert record["guard"]["counts"]["pause"] >= 1
-    assert record["guard"]["paused_s"] > 1
-    first = told(record, "pause")[0]
-    assert f"the cgroup {folder}, limited to 1 GiB has " in first["why"]
+def test_it_waits_while_another_process_eats_the_memory(group: Group, filling: Path, workdir: Path) -> None:
+    arguments = ("--checkpoints", "12", "--mb", "1", "--pause-s", "0.5")
+    place = Workplace(workdir, filling_config(filling, *arguments, **{"guard.reserve": "1M"}), RUN)
+    group.start(place)
+    place.wait_for("overlay/upper/out/checkpoint_3.bin")
+    with eaten(group, leave_mb=40, for_s=60):
+        wait_until_it_says(place, "guard: pause: 1 process (the cgroup ")
+        time.sleep(3)
+        assert "checkpoint_9.bin" not in place.said()
+        assert not list(place.ram.glob("overlay/upper/out/checkpoint_1[12].bin"))
+    assert place.wait() == 0, place.said()
+    record = check(workdir, range(1, 13), mb=1)
+    assert record["guard"]["paused_s"] > 3
+    assert f"the cgroup {group.folder}, limited to 1 GiB has " in told(record, "pause")[0]["why"]
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGKILL of the script"])
+def test_a_training_that_is_paused_can_be_ended(how: str, group: Group, workplace: Workplace) -> None:
+    workplace.configure(resuming_config(workplace.workdir.parent / "resuming", **{"guard.reserve": "1M"}))
+    group.start(workplace)
+    workplace.wait_for("overlay/upper/output/run/checkpoint_3.pth")
+    with eaten(group, leave_mb=40, for_s=60):
+        wait_until_it_says(workplace, "guard: pause")
+        if how == "Ctrl-C":
+            os.killpg(workplace.snakemake.pid, signal.SIGINT)
+        else:
+            workplace.process("train_run.py", "scripts").kill()
+        assert workplace.wait(within_s=15) != 0
+        workplace.wait_for_nobody()
+    workplace.type_what_is_said(workplace.said())
+    workplace.check_finished()
+
+
+def test_the_youngest_run_is_paused_first(group: Group, workplace: Workplace, resuming: Path, tmp_path: Path) -> None:
+    config = resuming_config(resuming, **{"guard.reserve": "1M"})
+    workplace.configure(config)
+    (tmp_path / "second").mkdir()
+    second = Workplace(tmp_path / "second", config)
+    for place in (workplace, second):
+        group.start(place)
+        place.wait_for("overlay/upper/output/run/checkpoint_1.pth")
+    with eaten(group, leave_mb=48, for_s=60):
+        wait_until_it_says(second, "guard: pause")
+        assert workplace.wait() == 0
+    assert second.wait() == 0
+    assert "guard: pause" not in workplace.said()
+    for place in (workplace, second):
+        place.check_finished()
+
+
+def wait_until_it_says(place: Workplace, text: str) -> None:
+    deadline = time.monotonic() + 30
+    while text not in place.said():
+        assert time.monotonic() < deadline, place.said()
+        time.sleep(0.05)
