@@ -1,6 +1,6 @@
 """What RamTrain promises in figures, each beside what it is measured against, in one run: `make bench`.
 
-    python tests/bench [--rounds N] [command] [overlay] [copy] [export] [steps] [writes] [drain] [watching]
+    python tests/bench [--rounds N] [command] [overlay] [copy] [export] [steps] [writes] [drain] [watching] [guard]
 
 The contenders of a row take turns, each round begins with another one, and every round counts. The table gives
 medians with min..max; the exit status is 1 when a figure misses its limit or could not be measured. Files lie in a
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from copies import measure_copy, measure_export, measure_overlay
 from figures import HEADER, Row, say
+from guarded import measure_guard
 from trainings import measure_command, measure_drain, measure_steps, measure_watching, measure_writes
 
 from ramtrain.errors import RamTrainError
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[Path, int], list[Row]]] = {
     "writes": measure_writes,
     "drain": measure_drain,
     "watching": measure_watching,
+    "guard": measure_guard,
 }
 
 
