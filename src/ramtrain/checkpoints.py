@@ -56,6 +56,11 @@ class Checkpoint:
         """The size of all its files."""
         return sum(stamp.size_bytes for _, stamp in self.files)
 
+    @property
+    def contents(self) -> object:
+        """By which it is known when files of it have been spilled: all but their inodes."""
+        return self.path, tuple((name, stamp.size_bytes, stamp.mtime_ns) for name, stamp in self.files)
+
 
 # A checkpoint with such a name is none to a trainer, nor to us: cut short; hidden while an older one is tried; failed.
 INCOMPLETE, TRIED, FAILED = ".incomplete", ".ramtrain-tried", ".failed"

@@ -993,6 +993,28 @@ def test_what_it_cannot_be_resumed_without_comes_along_although_it_has_been_spil
 
 
 @KINDS
+@pytest.mark.parametrize("then", ["it stays", "it is deleted"])
+def test_one_that_is_at_home_and_is_spilled_then_counts_once(
+    then: str, name: str, spilled: list[str], place: Place
+) -> None:
+    with at_work(place.drain(keep=9)) as drain:
+        write_one(place, name)
+        wait_until(lambda: drain.result.checkpoints == 1)
+        place.spill(*spilled)
+        wait_until_seen(drain, place.ram / spilled[0])
+        time.sleep(0.05)
+        place.write("out/b.pth", zipped(2))
+        wait_until(lambda: drain.result.checkpoints == 2)
+        if then == "it is deleted":
+            path = place.ram / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            time.sleep(0.05)
+    assert place.paths == ["out/b.pth", name]
+    assert len(drain.saved) == 2
+    assert (drain.result.checkpoints, drain.result.skipped, drain.result.dropped) == (2, 0, 0)
+
+
+@KINDS
 def test_one_that_is_overtaken_after_it_was_spilled_is_skipped_once(
     name: str, spilled: list[str], place: Place
 ) -> None:
@@ -1006,6 +1028,49 @@ def test_one_that_is_overtaken_after_it_was_spilled_is_skipped_once(
         wait_until_seen(drain, place.ram / "out/b.pth")
     assert len(drain.saved) == 2
     assert (drain.result.checkpoints, drain.result.skipped) == (0, 1)
+
+
+def test_a_twin_that_has_been_spilled_is_one(place: Place) -> None:
+    with at_work(place.drain()) as drain:
+        place.write("out/a.pth", zipped(1))
+        wait_until(lambda: drain.result.checkpoints)
+        time.sleep(0.01)
+        place.write("out/best_model.pth", zipped(1))
+        wait_until(lambda: drain.result.duplicates)
+        place.spill("out/best_model.pth")
+        wait_until_seen(drain, place.ram / "out/best_model.pth")
+        time.sleep(0.1)
+    assert (drain.result.checkpoints, drain.result.duplicates, drain.result.skipped) == (1, 1, 0)
+
+
+@KINDS
+def test_the_newest_stays_the_newest_when_it_is_spilled(name: str, spilled: list[str], place: Place) -> None:
+    """It has been whole before: nobody has to wait, once more, whether it is; an older one is not taken for it."""
+    drain = place.drain()
+    place.write("out/older.pth", zipped(0))
+    write_one(place, name)
+    drain._look(settle=False)
+    before = drain.newest
+    assert before
+    assert before.path == name
+    place.spill(*spilled)
+    drain._look()
+    assert drain.newest
+    assert drain.newest.path == name
+    assert drain.newest != before
+
+
+def test_how_far_the_training_was_is_known_of_one_that_is_spilled_later(place: Place) -> None:
+    drain = place.drain()
+    place.write("out/a.pth", zipped(1))
+    drain._look()
+    place.spill("out/a.pth")
+    drain.progress = lambda: {"step": "8"}
+    drain._look()
+    place.write("out/b.pth", zipped(2))
+    drain._look()
+    seen = drain.sight(drain.started_s, False, used_bytes=0, written=ProcessWrites(0, 0, 0))
+    assert seen.checkpoints == {"out/a.pth": {"step": "7"}, "out/b.pth": {"step": "8"}}
 
 
 @pytest.mark.parametrize("hold", [open_it, map_it])
