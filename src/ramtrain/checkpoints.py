@@ -79,7 +79,8 @@ def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
             if contents_of(upper / path, spilled) is None:
                 continue
             places = {name: contents_of(upper / name, spilled) for name in sorted(names)}
-            status = {name: place.lstat() for name, place in places.items() if place}
+            # Not lstat: it may have been spilled since, and a checkpoint must not be found without it.
+            status = {name: place.stat() for name, place in places.items() if place}
             files = tuple((name, Stamp.of(of)) for name, of in status.items() if stat.S_ISREG(of.st_mode))
             if files:
                 found.append(Checkpoint(path, files))

@@ -269,7 +269,9 @@ def _settle_s(checkpoint: Checkpoint, upper: Path) -> float:
 def _has_grown(checkpoint: Checkpoint, view: View) -> bool:
     known = {path for path, _ in checkpoint.files}
     found = view.find([glob.escape(checkpoint.path)]).get(checkpoint.path, [])
-    return not known.issuperset(path for path in found if not (view.layers[0] / path).is_symlink())
+    with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+        return not known.issuperset(path for path in found if contents_of(view.layers[0] / path, view.spilled))
+    return False
 
 
 def _check_room(run: str, size_bytes: int) -> None:

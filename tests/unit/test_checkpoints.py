@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ramtrain import checkpoints
 from ramtrain.checkpoints import (
     Checkpoint,
     find_checkpoints,
@@ -28,7 +29,7 @@ from ramtrain.checkpoints import (
     tells_its_end,
     written_to,
 )
-from ramtrain.spill import spill
+from ramtrain.spill import contents_of, spill
 from ramtrain.staging import Stage
 
 WEIGHTS = random.Random(1).randbytes(3000)
@@ -253,6 +254,25 @@ def test_one_that_has_been_spilled_is_the_same_in_other_files(moved: list[str], 
     (tmp_path / "spilled" / next(path.name for path in (tmp_path / "spilled").iterdir())).write_bytes(b"")
     changed = {found.path: found for found in find_checkpoints(stage, patterns)}
     assert [path for path in after if after[path] != changed[path]] == [f"out/{moved[0].split('/')[0]}"]
+
+
+def test_one_that_is_spilled_while_it_is_looked_for_is_found_with_all_its_files(
+    copied: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = replace(copied, spilled=str(tmp_path / "spilled"))
+    ram = tmp_path / "ram"
+    write(ram, {"out/ck-20/a": OTHER, "out/ck-20/b": OTHER})
+
+    def look_and_spill(path: Path, folder: Path | None) -> Path | None:
+        found = contents_of(path, folder)
+        if path.is_file() and not path.is_symlink():
+            spill(path, path, tmp_path / "spilled")
+        return found
+
+    monkeypatch.setattr(checkpoints, "contents_of", look_and_spill)
+    (found,) = find_checkpoints(stage, ["out/ck-*"])
+    assert all((ram / "out/ck-20" / name).is_symlink() for name in ("a", "b"))
+    assert [name for name, _ in found.files] == ["out/ck-20/a", "out/ck-20/b"]
 
 
 def test_a_link_to_anywhere_else_is_still_none_where_files_are_spilled(copied: Stage, tmp_path: Path) -> None:

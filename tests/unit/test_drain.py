@@ -539,6 +539,7 @@ def write_folder(place: Place, name: str, version: int) -> None:
     ("what", "comes"),
     [
         ("added", False),
+        ("added and spilled", False),
         ("changed", False),
         ("spilled", True),
         ("a link added", True),
@@ -555,6 +556,9 @@ def test_a_folder_that_is_written_to_while_it_is_copied_is_dropped(
         def interfere() -> None:
             if what == "added":
                 overwrite(place.ram / "out/ck-2/scheduler.pt", kept)
+            elif what == "added and spilled":
+                place.write("out/ck-2/scheduler.pt", versioned(2))
+                place.spill("out/ck-2/scheduler.pt")
             elif what == "spilled":
                 place.spill("out/ck-2/optimizer.pt.bin", "out/ck-2/trainer_state.json.bin")
             elif what == "changed":  # the last to be copied, before its turn
