@@ -17,8 +17,9 @@ from ramtrain.lease import Lease
 
 
 def spill_folder(lease: Lease) -> Path:
-    """Return the folder on the disk that takes what does not fit in RAM."""
-    return Path(lease.workdir, "results", lease.run, "spilled")
+    """Return the folder on the disk that takes what does not fit in RAM, without links on the way: as the kernel names
+    what a process has open there."""
+    return Path(lease.workdir, "results", lease.run).resolve() / "spilled"
 
 
 def contents_of(path: Path, folder: Path | None) -> Path | None:

@@ -1077,15 +1077,21 @@ def test_how_far_the_training_was_is_known_of_one_that_is_spilled_later(place: P
     assert seen.checkpoints == {"out/a.pth": {"step": "7"}, "out/b.pth": {"step": "8"}}
 
 
+@pytest.mark.parametrize("results", ["a folder", "a link to another disk"])
 @pytest.mark.parametrize("hold", [open_it, map_it])
 @KINDS
 def test_one_that_is_open_for_writing_through_its_link_is_not_complete(
     name: str,
     spilled: list[str],
     hold: Callable[[Path, contextlib.ExitStack], None],
+    results: str,
     project: Path,
     workdir: Path,
+    tmp_path: Path,
 ) -> None:
+    if results != "a folder":
+        (tmp_path / "scratch").mkdir()
+        (workdir / "results").symlink_to(tmp_path / "scratch")
     with a_place(project, workdir) as place, contextlib.ExitStack() as kept:
         drain = place.drain()
         write_one(place, name)
