@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import stat
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,30 @@ def test_the_contents_are_the_file_s_own_or_those_that_were_spilled(ram: Path, f
     path.unlink()
     with pytest.raises(FileNotFoundError):
         contents_of(path, folder)
+
+
+def test_a_trainer_may_put_a_file_in_the_link_s_place_at_any_moment(ram: Path, folder: Path, tmp_path: Path) -> None:
+    path = write(ram / "model.pth")
+    spill(path, path, folder)
+    (spilled,) = folder.iterdir()
+    has_ended = threading.Event()
+
+    def replace() -> None:
+        while not has_ended.is_set():
+            write(tmp_path / "new", b"new").replace(path)
+            (tmp_path / "link").symlink_to(spilled)
+            (tmp_path / "link").replace(path)
+
+    trainer = threading.Thread(target=replace)
+    trainer.start()
+    try:
+        deadline, found = time.monotonic() + 0.5, set()
+        while time.monotonic() < deadline:
+            found.add(contents_of(path, folder))
+    finally:
+        has_ended.set()
+        trainer.join()
+    assert found == {path, spilled}
 
 
 def test_where_nothing_is_ever_spilled_no_link_leads_to_it(
