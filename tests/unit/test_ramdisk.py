@@ -108,6 +108,8 @@ def test_one_that_is_enlarged_says_so_wherever_its_size_is_noted(backend: str, p
     if backend == "tmpfs":
         usage = os.statvfs(lease.folder)
         assert usage.f_blocks * usage.f_frsize == 96 << 20
+        (ours,) = [entry for entry in mounts() if str(entry.point) == lease.folder]
+        assert {"noswap", "nosuid", "nodev", "size=98304k", "mode=700"} <= set(ours.options)
         (Path(lease.folder) / "big").write_bytes(bytes(90 << 20))
     assert acquire(run, workdir) == lease, "it stays as large"
     assert release(lease)
