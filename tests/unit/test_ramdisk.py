@@ -19,7 +19,7 @@ from ramtrain import ramdisk
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
-from ramtrain.lease import current, user_root
+from ramtrain.lease import SHM, current, user_root
 from ramtrain.ledger import standing
 from ramtrain.namespace import ENTER
 from ramtrain.ramdisk import MARK, Lease, acquire, grow, ram_root, release, temporary_folder, used_bytes
@@ -95,9 +95,11 @@ def test_two_working_directories_never_meet(project: Path, tmp_path: Path) -> No
 GROWING = [pytest.param("tmpfs", marks=needs_root("mounts a tmpfs")), "shm"]
 
 
-@pytest.mark.parametrize("backend", GROWING)
+@pytest.mark.parametrize("backend", [*GROWING, "path"])
 def test_one_that_is_enlarged_says_so_wherever_its_size_is_noted(backend: str, project: Path, workdir: Path) -> None:
-    run = a_run(project, backend)
+    own = SHM / f"ramdisk test {os.getpid()}"
+    own.mkdir()
+    run = a_run(project, backend, **({"ramdisk.path": str(own)} if backend == "path" else {}))
     lease = acquire(run, workdir)
     for wanted_mib in (80, 96):
         grown = grow(run, lease, wanted_mib << 20)
@@ -113,6 +115,7 @@ def test_one_that_is_enlarged_says_so_wherever_its_size_is_noted(backend: str, p
         (Path(lease.folder) / "big").write_bytes(bytes(90 << 20))
     assert acquire(run, workdir) == lease, "it stays as large"
     assert release(lease)
+    own.rmdir()
 
 
 @pytest.mark.parametrize("backend", GROWING)
