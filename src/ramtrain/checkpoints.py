@@ -56,6 +56,11 @@ class Checkpoint:
         """The size of all its files."""
         return sum(stamp.size_bytes for _, stamp in self.files)
 
+    @property
+    def contents(self) -> object:
+        """By which it is known when files of it have been spilled: all but their inodes."""
+        return self.path, tuple((name, stamp.size_bytes, stamp.mtime_ns) for name, stamp in self.files)
+
 
 # A checkpoint with such a name is none to a trainer, nor to us: cut short; hidden while an older one is tried; failed.
 INCOMPLETE, TRIED, FAILED = ".incomplete", ".ramtrain-tried", ".failed"
@@ -74,7 +79,8 @@ def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
             if contents_of(upper / path, spilled) is None:
                 continue
             places = {name: contents_of(upper / name, spilled) for name in sorted(names)}
-            status = {name: place.lstat() for name, place in places.items() if place}
+            # Not lstat: it may have been spilled since, and a checkpoint must not be found without it.
+            status = {name: place.stat() for name, place in places.items() if place}
             files = tuple((name, Stamp.of(of)) for name, of in status.items() if stat.S_ISREG(of.st_mode))
             if files:
                 found.append(Checkpoint(path, files))

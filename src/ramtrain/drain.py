@@ -269,7 +269,9 @@ def _settle_s(checkpoint: Checkpoint, upper: Path) -> float:
 def _has_grown(checkpoint: Checkpoint, view: View) -> bool:
     known = {path for path, _ in checkpoint.files}
     found = view.find([glob.escape(checkpoint.path)]).get(checkpoint.path, [])
-    return not known.issuperset(path for path in found if not (view.layers[0] / path).is_symlink())
+    with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+        return not known.issuperset(path for path in found if contents_of(view.layers[0] / path, view.spilled))
+    return False
 
 
 def _check_room(run: str, size_bytes: int) -> None:
@@ -310,7 +312,9 @@ class Drain:
         self.durable: Path | None = None
         self.saved: list[Saved] = []
         self._inodes: set[int] = set()
-        self._seen: set[tuple[str, float]] = set()
+        # By what stays the same when files are spilled: each with the progress when it was complete; those at home.
+        self._seen: dict[object, dict[str, str]] = {}
+        self._at_home: set[object] = set()
         self.last: Sighting | None = None
         self._alive_s = 0.0
         self._changed_s: dict[Checkpoint, float] = {}
@@ -429,17 +433,20 @@ class Drain:
         for checkpoint in reversed(found):
             if checkpoint in self._complete:
                 continue
-            if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
+            is_new = checkpoint.contents not in self._seen  # else it has been spilled since
+            if settle and is_new and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
                 continue
             if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint) and self._is_as_found(checkpoint):
-                self._complete[checkpoint] = self.progress()
+                self._complete[checkpoint] = self.progress() if is_new else self._seen[checkpoint.contents]
                 self._note_saved(checkpoint, upper)
+                if checkpoint.contents in self._at_home:
+                    self._dealt_with.add(checkpoint)
                 self.schedule.saw(checkpoint.saved_s, time.time())
-        there = {(checkpoint.path, checkpoint.saved_s) for checkpoint in found}
+        there = {checkpoint.contents for checkpoint in found}
         for gone in self._complete.keys() - set(found):
             del self._complete[gone]
             # One that has been spilled is there, as another file.
-            self.result.skipped += gone not in self._dealt_with and (gone.path, gone.saved_s) not in there
+            self.result.skipped += gone not in self._dealt_with and gone.contents not in there
             self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
         self._last_newest = self.newest or self._last_newest
@@ -456,10 +463,10 @@ class Drain:
             is_new = inodes.isdisjoint(self._inodes)
             first_s = min((second for second in born if second), default=None) if is_new else None
             save_s = None if first_s is None else round(max(0.0, checkpoint.saved_s - first_s), 3)
-            if (checkpoint.path, checkpoint.saved_s) not in self._seen:  # else it has been spilled
+            if checkpoint.contents not in self._seen:  # else it has been spilled
                 self.saved.append(Saved(checkpoint.size_bytes, save_s))
         self._inodes |= inodes
-        self._seen.add((checkpoint.path, checkpoint.saved_s))
+        self._seen[checkpoint.contents] = self._complete[checkpoint]
 
     def _is_as_found(self, checkpoint: Checkpoint) -> bool:
         """Whether it has not been written to since it was found: it was whole then, too."""
@@ -505,7 +512,7 @@ class Drain:
             fingerprint = self.fingerprint()
             if find_twin(self.run.run, checkpoint, self.stage, fingerprint):
                 self.result.duplicates += 1
-                self._dealt_with.add(checkpoint)
+                self._note_home(checkpoint)
                 return
             progress = self._complete[checkpoint]
             self.durable = bring_home(
@@ -519,7 +526,7 @@ class Drain:
                 report=lambda *_: self._stop_if_cancelled(),
             )
             self._note_age()
-            self._dealt_with.add(checkpoint)
+            self._note_home(checkpoint)
             self.result.checkpoints += 1
             took_s = time.time() - began_s
             self.schedule.drained(checkpoint.saved_s, began_s, took_s, checkpoint.size_bytes)
@@ -545,6 +552,10 @@ class Drain:
             )
         finally:
             self.result.writes = self.result.writes.and_also(thread_writes().since(before))
+
+    def _note_home(self, checkpoint: Checkpoint) -> None:
+        self._dealt_with.add(checkpoint)
+        self._at_home.add(checkpoint.contents)
 
     def _confirm(self, checkpoint: Checkpoint) -> None:
         self._stop_if_cancelled()

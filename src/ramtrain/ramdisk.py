@@ -287,7 +287,9 @@ def _mount_tmpfs(run: Run, lease: Lease) -> Lease:
 def _remount(lease: Lease) -> None:
     """Give a mounted tmpfs the size that its lease says."""
     sudo = ("sudo", "-n") if lease.sudo else ()
-    run_command(*sudo, "mount", "-t", "tmpfs", "-o", f"remount,size={lease.size_bytes}", _TMPFS_SOURCE, lease.folder)
+    # With both source and folder named, mount(8) drops what is not said again.
+    options = f"remount,nosuid,nodev,size={lease.size_bytes}"
+    run_command(*sudo, "mount", "-t", "tmpfs", "-o", options, _TMPFS_SOURCE, lease.folder)
 
 
 def _use_shm(run: Run, lease: Lease) -> Lease:

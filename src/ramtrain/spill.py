@@ -6,9 +6,9 @@ the RAM disk: when that is released, or is gone after a reboot, they go as well.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from ramtrain.lease import Lease
 
 
 def spill_folder(lease: Lease) -> Path:
-    """Return the folder on the disk that takes what does not fit in RAM."""
-    return Path(lease.workdir, "results", lease.run, "spilled")
+    """Return the folder on the disk that takes what does not fit in RAM, without links on the way: as the kernel names
+    what a process has open there."""
+    return Path(lease.workdir, "results", lease.run).resolve() / "spilled"
 
 
 def contents_of(path: Path, folder: Path | None) -> Path | None:
@@ -27,9 +28,12 @@ def contents_of(path: Path, folder: Path | None) -> Path | None:
     Raises:
         FileNotFoundError: it is gone.
     """
-    if not stat.S_ISLNK(path.lstat().st_mode):
-        return path
-    target = Path(os.readlink(path))
+    try:  # one step: a trainer may put a file in a link's place
+        target = Path(os.readlink(path))
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # it is no link
+            return path
+        raise
     return (
         target
         if target.is_absolute() and target.parent == folder and target.is_file() and not target.is_symlink()

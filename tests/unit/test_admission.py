@@ -24,7 +24,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import SHM, Lease, ram_root, used_bytes, user_root
 from ramtrain.ledger import Promise, at_work, opened, standing
 from ramtrain.memory import Bound
-from ramtrain.ramdisk import acquire, enlarge, release
+from ramtrain.ramdisk import acquire, enlarge, grow, release
 
 MIB = 1 << 20
 
@@ -312,6 +312,31 @@ def test_a_full_one_whose_size_is_open_grows_and_one_that_is_not_full_stays(
     (Path(lease.folder) / "data").write_bytes(bytes(32 * MIB))
     grown = enlarge(auto(a_run(project), size_mib=64, least_mib=40), lease)
     assert grown.size_bytes == 64 * MIB
+    release(grown)
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "wanted_mib", "expected_mib"), [(400, 96, 96), (150, 96, 74), (110, 96, 64), (50, 96, 64)]
+)
+def test_one_that_is_being_trained_is_enlarged_as_far_as_there_is_memory_now(
+    free_mib: int,
+    wanted_mib: int,
+    expected_mib: int,
+    project: Path,
+    workdir: Path,
+    available: Callable[..., None],
+    another: Callable[..., Promise],
+) -> None:
+    """Of what is free, 100 MiB stay so, and 30 MiB have been promised to another; it holds 54 MiB."""
+    available(400)
+    lease = acquire(a_run(project), workdir)
+    (Path(lease.folder) / "data").write_bytes(bytes(54 * MIB))
+    another(30)
+    available(free_mib)
+    grown = grow(a_run(project), lease, wanted_mib * MIB)
+    assert grown.size_bytes == pytest.approx(expected_mib * MIB, abs=MIB / 8)
+    promised = {entry.promise.run: entry.promise.promised_bytes for entry in standing(user_root())}
+    assert promised == {lease.run: grown.size_bytes, "other 0": 30 * MIB}
     release(grown)
 
 

@@ -13,12 +13,23 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ramtrain.checkpoints import Checkpoint, find_checkpoints, is_whole, is_whole_file, tells_its_end, written_to
+from ramtrain import checkpoints
+from ramtrain.checkpoints import (
+    Checkpoint,
+    find_checkpoints,
+    held_by,
+    is_whole,
+    is_whole_file,
+    tells_its_end,
+    written_to,
+)
+from ramtrain.spill import contents_of, spill
 from ramtrain.staging import Stage
 
 WEIGHTS = random.Random(1).randbytes(3000)
@@ -223,6 +234,66 @@ def test_a_link_to_a_folder_is_none_even_if_its_name_is_written_out(copied: Stag
     assert names(find_checkpoints(copied, ["out/ck-20", "out/last"])) == ["out/ck-20"]
 
 
+@pytest.mark.parametrize("moved", [["ck-20/b"], ["ck-20/a", "ck-20/sub/c"], ["ck_1.pth"]])
+def test_one_that_has_been_spilled_is_the_same_in_other_files(moved: list[str], copied: Stage, tmp_path: Path) -> None:
+    stage = replace(copied, spilled=str(tmp_path / "spilled"))
+    ram = tmp_path / "ram/out"
+    write(ram, {"ck_1.pth": PYTORCH, "ck-20/a": OTHER, "ck-20/b": SAFE, "ck-20/sub/c": OTHER * 2}, 1e9)
+    patterns = ["out/ck_*.pth", "out/ck-20", "out/ck-*"]
+    before = {found.path: found for found in find_checkpoints(stage, patterns)}
+    for name in moved:
+        spill(ram / name, ram / name, tmp_path / "spilled")
+    after = {found.path: found for found in find_checkpoints(stage, patterns)}
+    assert before.keys() == after.keys() == {"out/ck_1.pth", "out/ck-20"}
+    for path, found in after.items():
+        assert (found == before[path]) == (path.split("/")[1] != moved[0].split("/")[0])
+        assert [name for name, _ in found.files] == [name for name, _ in before[path].files]
+        assert (found.saved_s, found.size_bytes) == (before[path].saved_s, before[path].size_bytes)
+        assert is_whole(found, tmp_path / "ram")
+    assert tells_its_end(after["out/ck_1.pth"], tmp_path / "ram")
+    (tmp_path / "spilled" / next(path.name for path in (tmp_path / "spilled").iterdir())).write_bytes(b"")
+    changed = {found.path: found for found in find_checkpoints(stage, patterns)}
+    assert [path for path in after if after[path] != changed[path]] == [f"out/{moved[0].split('/')[0]}"]
+
+
+def test_one_that_is_spilled_while_it_is_looked_for_is_found_with_all_its_files(
+    copied: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = replace(copied, spilled=str(tmp_path / "spilled"))
+    ram = tmp_path / "ram"
+    write(ram, {"out/ck-20/a": OTHER, "out/ck-20/b": OTHER})
+
+    def look_and_spill(path: Path, folder: Path | None) -> Path | None:
+        found = contents_of(path, folder)
+        if path.is_file() and not path.is_symlink():
+            spill(path, path, tmp_path / "spilled")
+        return found
+
+    monkeypatch.setattr(checkpoints, "contents_of", look_and_spill)
+    (found,) = find_checkpoints(stage, ["out/ck-*"])
+    assert all((ram / "out/ck-20" / name).is_symlink() for name in ("a", "b"))
+    assert [name for name, _ in found.files] == ["out/ck-20/a", "out/ck-20/b"]
+
+
+def test_a_link_to_anywhere_else_is_still_none_where_files_are_spilled(copied: Stage, tmp_path: Path) -> None:
+    stage = replace(copied, spilled=str(tmp_path / "spilled"))
+    ram = tmp_path / "ram/out"
+    write(ram, {"ck_1.pth": PYTORCH, "ck-20/a": OTHER})
+    write(tmp_path, {"spilled/ck-21/a": OTHER, "elsewhere/x": OTHER})
+    spill(ram / "ck_1.pth", ram / "ck_1.pth", tmp_path / "spilled")
+    (ram / "ck_2.pth").symlink_to("ck_1.pth")
+    (ram / "ck_3.pth").symlink_to(tmp_path / "elsewhere/x")
+    (ram / "ck_4.pth").symlink_to(tmp_path / "spilled/gone")
+    (ram / "ck-21").symlink_to(tmp_path / "spilled/ck-21")
+    (ram / "ck-20/link").symlink_to(tmp_path / "elsewhere/x")
+    found = find_checkpoints(stage, ["out/ck*", "out/ck_3.pth", "out/ck-21"])
+    assert {checkpoint.path: [name for name, _ in checkpoint.files] for checkpoint in found} == {
+        "out/ck_1.pth": ["out/ck_1.pth"],
+        "out/ck-20": ["out/ck-20/a"],
+    }
+    assert names(find_checkpoints(copied, ["out/ck_*"])) == [], "without the folder it is a link like any other"
+
+
 CHURN = """
 import os, shutil, sys
 os.chdir(sys.argv[1])
@@ -301,6 +372,27 @@ def test_whoever_has_a_file_open_or_mapped_for_writing_is_seen(
         assert found <= {name, f"{name}.other", f"{name} (deleted)"}, "nothing outside the folder"
         assert written_to([psutil.Process(trainer.pid)], str(tmp_path / "ra")) == set()
         assert written_to([], str(tmp_path / "ram")) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("kept = open(path, 'rb')", True),
+        ("kept = open(path, 'ab')", True),
+        (mapped("mmap.PROT_READ", "MAP_SHARED", "rb"), True),
+        (mapped("mmap.PROT_READ", "MAP_PRIVATE", "rb"), True),
+        (mapped("mmap.PROT_READ | mmap.PROT_WRITE", "MAP_SHARED"), True),
+        ("kept = open(path, 'r+b'); kept.close()", False),
+        ("kept = open(path + '.other', 'wb')", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.bin", "a b ü/x (deleted) 1.bin"])
+def test_whoever_holds_a_file_also_for_reading_is_seen(code: str, expected: bool, name: str, tmp_path: Path) -> None:
+    write(tmp_path, {f"ram/{name}": bytes(9000)})
+    program = f"import mmap, os, sys; path = sys.argv[1]; {code}; print('begun', flush=True); sys.stdin.read()"
+    with child(program, str(tmp_path / "ram" / name)) as trainer:
+        assert (str(tmp_path / "ram" / name) in held_by(trainer.pid)) == expected
+    assert list(held_by(trainer.pid)) == [], "it has ended"
 
 
 def test_a_process_that_has_ended_writes_to_nothing(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from ramtrain.fingerprint import Fingerprint
 from ramtrain.meter import ProcessWrites
 from ramtrain.ramdisk import Lease, acquire, release
 from ramtrain.shelf import DurableCheckpoint, durable_checkpoints
+from ramtrain.spill import spill
 from ramtrain.staging import Stage, stage_project
 
 DAY_S = 86400
@@ -255,6 +256,11 @@ class Place:
         path.write_bytes(content)
         return path
 
+    def spill(self, *names: str) -> None:
+        """Move files to the disk, as the guard does."""
+        for name in names:
+            spill(self.ram / name, self.ram / name, Path(self.stage.spilled))
+
     @property
     def on_disk(self) -> list[DurableCheckpoint]:
         """The durable checkpoints, the newest first; each must be what its manifest says."""
@@ -277,8 +283,9 @@ class Place:
         return made
 
 
-@pytest.fixture
-def place(project: Path, workdir: Path) -> Iterator[Place]:
+@contextlib.contextmanager
+def a_place(project: Path, workdir: Path) -> Iterator[Place]:
+    """Give a run with its project copied to a RAM disk in /dev/shm."""
     changes = {
         "ramdisk.backend": "shm",
         "staging": "copy",
@@ -287,8 +294,16 @@ def place(project: Path, workdir: Path) -> Iterator[Place]:
     }
     (run,) = load_runs(complete_config(small_config(project, **changes), REPO, "test"), REPO).values()
     lease = acquire(run, workdir)
-    yield Place(run, lease, stage_project(run, lease))
-    release(lease)
+    try:
+        yield Place(run, lease, stage_project(run, lease))
+    finally:
+        release(lease)
+
+
+@pytest.fixture
+def place(project: Path, workdir: Path) -> Iterator[Place]:
+    with a_place(project, workdir) as place:
+        yield place
 
 
 @pytest.fixture(autouse=True)
@@ -521,7 +536,15 @@ def write_folder(place: Place, name: str, version: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "comes"), [("added", False), ("changed", False), ("a link added", True), ("removed", True)]
+    ("what", "comes"),
+    [
+        ("added", False),
+        ("added and spilled", False),
+        ("changed", False),
+        ("spilled", True),
+        ("a link added", True),
+        ("removed", True),
+    ],
 )
 def test_a_folder_that_is_written_to_while_it_is_copied_is_dropped(
     what: str, comes: bool, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -533,6 +556,11 @@ def test_a_folder_that_is_written_to_while_it_is_copied_is_dropped(
         def interfere() -> None:
             if what == "added":
                 overwrite(place.ram / "out/ck-2/scheduler.pt", kept)
+            elif what == "added and spilled":
+                place.write("out/ck-2/scheduler.pt", versioned(2))
+                place.spill("out/ck-2/scheduler.pt")
+            elif what == "spilled":
+                place.spill("out/ck-2/optimizer.pt.bin", "out/ck-2/trainer_state.json.bin")
             elif what == "changed":  # the last to be copied, before its turn
                 overwrite(place.ram / "out/ck-2/trainer_state.json.bin", kept)
             elif what == "a link added":
@@ -913,3 +941,247 @@ def test_a_manifest_says_which_one_it_is(place: Place) -> None:
     assert isinstance(found, Checkpoint)
     assert folder.name == shelf.name_of("out/a.pth", found.saved_s)
     assert {file.path for file in read_manifest(folder)["files"]} == {"project/out/a.pth"}
+
+
+# -- what the guard does meanwhile: files are spilled, the newest has to come home at once
+
+KINDS = pytest.mark.parametrize(
+    ("name", "spilled"),
+    [("out/a.pth", ["out/a.pth"]), ("out/a.bin", ["out/a.bin"]), ("out/ck-1", ["out/ck-1/b.bin"])],
+    ids=["zip", "unknown kind", "one file of a folder"],
+)
+
+
+def write_one(place: Place, name: str, version: int = 1) -> None:
+    """Write a checkpoint of the kind that its name says."""
+    if name.startswith("out/ck-"):
+        for file in ("a.bin", "b.bin", "c.bin"):
+            place.write(f"{name}/{file}", versioned(version))
+    else:
+        place.write(name, zipped(version) if name.endswith(".pth") else versioned(version))
+
+
+def inodes(checkpoint: Checkpoint | None) -> set[int]:
+    return {stamp.inode for _, stamp in checkpoint.files} if checkpoint else set()
+
+
+def wait_until_seen(drain: Drain, path: Path) -> None:
+    """Wait until the drain knows a file, as it is now, as one of its newest complete checkpoint."""
+    wait_until(lambda: path.stat().st_ino in inodes(drain.newest))
+
+
+@KINDS
+def test_one_that_has_been_spilled_comes_home_with_its_contents(name: str, spilled: list[str], place: Place) -> None:
+    write_one(place, name)
+    place.spill(*spilled)
+    came = keep(place, name) / shelf.IN_PROJECT / name
+    files = sorted(came.iterdir()) if came.is_dir() else [came]
+    assert len(files) == (3 if name == "out/ck-1" else 1)
+    assert [version_of(path) for path in files] == [1] * len(files)
+    assert not any(path.is_symlink() for path in files)
+    assert place.paths == [name]
+    (found,) = find_checkpoints(place.stage, [name])
+    assert find_twin(place.run.run, found, place.stage, MINE), "it is at home"
+
+
+def test_what_it_cannot_be_resumed_without_comes_along_although_it_has_been_spilled(place: Place) -> None:
+    there = {"out/config.json": b"{}", "out/trainer_0_log.txt": b"epoch 1", "out/a.pth": zipped(1)}
+    for name, content in there.items():
+        place.write(name, content)
+    place.spill("out/config.json", "out/trainer_0_log.txt")
+    folder = keep(place, "out/a.pth")
+    for name, content in there.items():
+        path = folder / shelf.IN_PROJECT / name
+        assert path.read_bytes() == content
+        assert not path.is_symlink()
+
+
+@KINDS
+@pytest.mark.parametrize("then", ["it stays", "it is deleted"])
+def test_one_that_is_at_home_and_is_spilled_then_counts_once(
+    then: str, name: str, spilled: list[str], place: Place
+) -> None:
+    with at_work(place.drain(keep=9)) as drain:
+        write_one(place, name)
+        wait_until(lambda: drain.result.checkpoints == 1)
+        place.spill(*spilled)
+        wait_until_seen(drain, place.ram / spilled[0])
+        time.sleep(0.05)
+        place.write("out/b.pth", zipped(2))
+        wait_until(lambda: drain.result.checkpoints == 2)
+        if then == "it is deleted":
+            path = place.ram / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            time.sleep(0.05)
+    assert place.paths == ["out/b.pth", name]
+    assert len(drain.saved) == 2
+    assert (drain.result.checkpoints, drain.result.skipped, drain.result.dropped) == (2, 0, 0)
+
+
+@KINDS
+def test_one_that_is_overtaken_after_it_was_spilled_is_skipped_once(
+    name: str, spilled: list[str], place: Place
+) -> None:
+    with at_work(place.drain(max_loss_s=3600)) as drain:
+        write_one(place, name)
+        wait_until_seen(drain, place.ram / spilled[0])
+        place.spill(*spilled)
+        wait_until_seen(drain, place.ram / spilled[0])
+        time.sleep(0.01)
+        place.write("out/b.pth", zipped(2))
+        wait_until_seen(drain, place.ram / "out/b.pth")
+    assert len(drain.saved) == 2
+    assert (drain.result.checkpoints, drain.result.skipped) == (0, 1)
+
+
+def test_a_twin_that_has_been_spilled_is_one(place: Place) -> None:
+    with at_work(place.drain()) as drain:
+        place.write("out/a.pth", zipped(1))
+        wait_until(lambda: drain.result.checkpoints)
+        time.sleep(0.01)
+        place.write("out/best_model.pth", zipped(1))
+        wait_until(lambda: drain.result.duplicates)
+        place.spill("out/best_model.pth")
+        wait_until_seen(drain, place.ram / "out/best_model.pth")
+        time.sleep(0.1)
+    assert (drain.result.checkpoints, drain.result.duplicates, drain.result.skipped) == (1, 1, 0)
+
+
+@KINDS
+def test_the_newest_stays_the_newest_when_it_is_spilled(name: str, spilled: list[str], place: Place) -> None:
+    """It has been whole before: nobody has to wait, once more, whether it is; an older one is not taken for it."""
+    drain = place.drain()
+    place.write("out/older.pth", zipped(0))
+    write_one(place, name)
+    drain._look(settle=False)
+    before = drain.newest
+    assert before
+    assert before.path == name
+    place.spill(*spilled)
+    drain._look()
+    assert drain.newest
+    assert drain.newest.path == name
+    assert drain.newest != before
+
+
+def test_how_far_the_training_was_is_known_of_one_that_is_spilled_later(place: Place) -> None:
+    drain = place.drain()
+    place.write("out/a.pth", zipped(1))
+    drain._look()
+    place.spill("out/a.pth")
+    drain.progress = lambda: {"step": "8"}
+    drain._look()
+    place.write("out/b.pth", zipped(2))
+    drain._look()
+    seen = drain.sight(drain.started_s, False, used_bytes=0, written=ProcessWrites(0, 0, 0))
+    assert seen.checkpoints == {"out/a.pth": {"step": "7"}, "out/b.pth": {"step": "8"}}
+
+
+@pytest.mark.parametrize("results", ["a folder", "a link to another disk"])
+@pytest.mark.parametrize("hold", [open_it, map_it])
+@KINDS
+def test_one_that_is_open_for_writing_through_its_link_is_not_complete(
+    name: str,
+    spilled: list[str],
+    hold: Callable[[Path, contextlib.ExitStack], None],
+    results: str,
+    project: Path,
+    workdir: Path,
+    tmp_path: Path,
+) -> None:
+    if results != "a folder":
+        (tmp_path / "scratch").mkdir()
+        (workdir / "results").symlink_to(tmp_path / "scratch")
+    with a_place(project, workdir) as place, contextlib.ExitStack() as kept:
+        drain = place.drain()
+        write_one(place, name)
+        place.spill(*spilled)
+        hold(place.ram / spilled[0], kept)
+        with at_work(drain):
+            time.sleep(0.3)
+            assert (drain.newest, drain.result.checkpoints) == (None, 0)
+            kept.close()
+            wait_until(lambda: drain.result.checkpoints)
+        assert drain.result.dropped == 0
+
+
+@pytest.mark.parametrize("is_spilled", [False, True], ids=["in RAM", "spilled"])
+def test_one_that_is_written_to_between_two_looks_at_it_is_not_taken(is_spilled: bool, place: Place) -> None:
+    """A trainer that overwrites its checkpoint had it closed both times; what was found is not what is there."""
+    drain = place.drain()
+    place.write("out/a.pth", zipped(1))
+    if is_spilled:
+        place.spill("out/a.pth")
+
+    def overwrite_and_close() -> list[psutil.Process]:
+        place.write("out/a.pth", zipped(2))
+        return []
+
+    drain.processes = overwrite_and_close
+    time.sleep(0.01)
+    drain._look()
+    assert (drain.newest, drain.saved) == (None, [])
+    drain.processes = lambda: []
+    drain._look()
+    assert drain.newest
+    assert len(drain.saved) == 1
+
+
+@pytest.mark.parametrize(
+    "protect",
+    [
+        {"max_loss_s": 3600},
+        {"max_loss_s": 0.01, "write_budget_bytes": 1},
+        {"max_loss_s": 3600, "write_budget_bytes": 1},
+    ],
+    ids=["not due", "no room in the write budget", "neither"],
+)
+def test_hurried_the_newest_comes_home_at_once(protect: dict[str, Any], place: Place) -> None:
+    with at_work(place.drain(keep=9, **protect)) as drain:
+        if "write_budget_bytes" in protect:
+            place.write("out/a.pth", zipped(1))
+            wait_until_seen(drain, place.ram / "out/a.pth")
+            assert drain.hurry()
+            wait_until(lambda: drain.result.checkpoints == 1)
+            time.sleep(0.01)
+        before = drain.result.checkpoints
+        place.write("out/b.pth", zipped(2))
+        time.sleep(0.01)
+        place.write("out/c.pth", zipped(3))
+        wait_until_seen(drain, place.ram / "out/c.pth")
+        time.sleep(0.1)
+        assert drain.result.checkpoints == before, "not before it is asked for"
+        assert not drain.is_hurrying
+        assert drain.hurry()
+        wait_until(lambda: not drain.is_hurrying)
+        assert drain.result.checkpoints == before + 1
+        assert place.paths[0] == "out/c.pth"
+        assert drain.hurry()
+        wait_until(lambda: not drain.is_hurrying)
+        assert drain.result.checkpoints == before + 1, "what is at home is at home"
+
+
+def test_hurried_it_does_not_wait_for_its_next_look(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    drain = place.drain(max_loss_s=3600)
+    place.write("out/a.pth", zipped(1))
+    monkeypatch.setattr(drains, "_TICK_S", 60.0)
+    with at_work(drain):
+        wait_until_seen(drain, place.ram / "out/a.pth")
+        drain.hurry()
+        wait_until(lambda: drain.result.checkpoints, within_s=10)
+
+
+def test_hurried_it_does_nothing_where_there_is_no_bound_or_when_it_has_ended(place: Place, workdir: Path) -> None:
+    with at_work(place.drain(max_loss_s=None)) as drain:
+        place.write("out/a.pth", zipped(1))
+        wait_until_seen(drain, place.ram / "out/a.pth")
+        assert not drain.hurry()
+        assert not drain.is_hurrying
+        time.sleep(0.1)
+    ended = place.drain(max_loss_s=3600)
+    with at_work(ended):
+        wait_until_seen(ended, place.ram / "out/a.pth")
+    assert not ended.hurry()
+    assert not ended.is_hurrying
+    assert list(workdir.iterdir()) == []
+    assert drain.result.checkpoints == ended.result.checkpoints == 0

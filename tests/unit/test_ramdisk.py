@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,13 @@ from workplace import snakemake_argv
 from ramtrain import ramdisk
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
+from ramtrain.lease import SHM, current, user_root
+from ramtrain.ledger import standing
 from ramtrain.namespace import ENTER
-from ramtrain.ramdisk import MARK, Lease, acquire, ram_root, release, temporary_folder, used_bytes
+from ramtrain.ramdisk import MARK, Lease, acquire, grow, ram_root, release, temporary_folder, used_bytes
+from ramtrain.spill import spill, spill_folder
+from ramtrain.staging import Begun, stage_project
 from ramtrain.system import mounts, run_command
 
 
@@ -84,6 +90,82 @@ def test_two_working_directories_never_meet(project: Path, tmp_path: Path) -> No
     release(leases[0])
     assert Path(leases[1].folder).exists()
     release(leases[1])
+
+
+GROWING = [pytest.param("tmpfs", marks=needs_root("mounts a tmpfs")), "shm"]
+
+
+@pytest.mark.parametrize("backend", [*GROWING, "path"])
+def test_one_that_is_enlarged_says_so_wherever_its_size_is_noted(backend: str, project: Path, workdir: Path) -> None:
+    own = SHM / f"ramdisk test {os.getpid()}"
+    own.mkdir()
+    run = a_run(project, backend, **({"ramdisk.path": str(own)} if backend == "path" else {}))
+    lease = acquire(run, workdir)
+    for wanted_mib in (80, 96):
+        grown = grow(run, lease, wanted_mib << 20)
+        assert grown == replace(lease, size_bytes=wanted_mib << 20, size_from="ramdisk.size; enlarged by the guard")
+        assert current(grown) == Lease.read(Path(grown.folder) / MARK) == grown
+        assert promised_mib(grown) == wanted_mib
+        lease = grown
+    if backend == "tmpfs":
+        usage = os.statvfs(lease.folder)
+        assert usage.f_blocks * usage.f_frsize == 96 << 20
+        (ours,) = [entry for entry in mounts() if str(entry.point) == lease.folder]
+        assert {"noswap", "nosuid", "nodev", "size=98304k", "mode=700"} <= set(ours.options)
+        (Path(lease.folder) / "big").write_bytes(bytes(90 << 20))
+    assert acquire(run, workdir) == lease, "it stays as large"
+    assert release(lease)
+    own.rmdir()
+
+
+@pytest.mark.parametrize("backend", GROWING)
+@pytest.mark.parametrize("wanted_mib", [0, 32, 64])
+def test_it_is_never_made_smaller(wanted_mib: int, backend: str, project: Path, workdir: Path) -> None:
+    run = a_run(project, backend)
+    lease = acquire(run, workdir)
+    assert grow(run, lease, wanted_mib << 20) == lease == current(lease)
+    assert promised_mib(lease) == 64
+    release(lease)
+
+
+def promised_mib(lease: Lease) -> float:
+    (promised,) = [entry.promise for entry in standing(user_root()) if entry.promise.state == lease.state]
+    assert promised.token == lease.token
+    return promised.promised_bytes / (1 << 20)
+
+
+def test_what_was_spilled_goes_with_its_ram_disk(lease: Lease, workdir: Path) -> None:
+    folder = spill_folder(lease)
+    assert folder == workdir / "results" / lease.run / "spilled"
+    file = Path(lease.folder) / "model.pth"
+    file.write_bytes(b"weights")
+    (folder.parent / "model").mkdir(parents=True)
+    spill(file, file, folder)
+    assert list(folder.iterdir())
+    release(lease)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_what_was_spilled_of_a_ram_disk_that_a_reboot_took_goes_with_the_next(project: Path, workdir: Path) -> None:
+    run = a_run(project, "shm", staging="copy")
+    lease = acquire(run, workdir)
+    stage = stage_project(run, lease)
+    file = Path(stage.ram) / "model.pth"
+    file.write_bytes(b"weights")
+    spill(file, file, Path(stage.spilled))
+    (spilled,) = Path(stage.spilled).iterdir()
+    begun = Begun(Fingerprint({}, {}), run.products)
+
+    begun.write(lease)
+    assert stage_project(run, acquire(run, workdir)).spilled == stage.spilled
+    assert file.read_bytes() == b"weights", "what a trainer has begun to write to is kept"
+
+    ramdisk.remove_tree(Path(lease.state))
+    lease = acquire(run, workdir)
+    assert spilled.exists()
+    stage_project(run, lease)
+    assert list(Path(stage.spilled).iterdir()) == []
+    release(lease)
 
 
 @pytest.fixture

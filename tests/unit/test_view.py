@@ -145,6 +145,51 @@ def test_links_in_the_project_are_followed(tmp_path: Path) -> None:
         view.real("missing")
 
 
+@pytest.fixture
+def spilled(tmp_path: Path) -> Path:
+    """Return a folder outside the project with a file, to which project/out/m.pth is a link."""
+    folder = tmp_path / "results/run/spilled"
+    for path in (folder, tmp_path / "project/out"):
+        path.mkdir(parents=True)
+    (folder / "1-m.pth").write_text("spilled")
+    (tmp_path / "project/out/m.pth").symlink_to(folder / "1-m.pth")
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["out/m.pth", "out/*", "**/*.pth", "latest/m.pth", "near.pth"])
+def test_a_link_to_a_spilled_file_is_followed(pattern: str, spilled: Path, tmp_path: Path) -> None:
+    (tmp_path / "project/latest").symlink_to("out")
+    (tmp_path / "project/near.pth").symlink_to("/project/out/m.pth")
+    view = View([tmp_path / "project"], [Path("/project")], spilled)
+    found = view.glob([pattern])
+    assert found
+    assert {view.real(path) for path in found} == {spilled / "1-m.pth"}
+
+
+@pytest.mark.parametrize("given", [None, Path(""), Path("results/run/spilled"), Path("/results/run")])
+def test_without_its_folder_it_is_a_link_out_of_the_project(given: Path | None, spilled: Path, tmp_path: Path) -> None:
+    view = View([tmp_path / "project"], [Path("/project")], given)
+    assert view.glob(["out/*"]) == ["out/m.pth"]
+    with pytest.raises(Escapes, match="outside the project"):
+        view.real("out/m.pth")
+
+
+@pytest.mark.parametrize("target", ["{}", "{}/..", "{}/../secret", "{}/../spilled/../secret", "{}/out", "{}/up/secret"])
+def test_no_link_leads_further_through_the_folder_of_spilled_files(target: str, spilled: Path, tmp_path: Path) -> None:
+    (spilled.parent / "secret").write_text("secret")
+    (spilled / "out").symlink_to(spilled.parent / "secret")
+    (spilled / "up").symlink_to("..")
+    (tmp_path / "project/out/x").symlink_to(target.format(spilled))
+    with pytest.raises(Escapes):
+        View([tmp_path / "project"], [Path("/project")], spilled).real("out/x")
+
+
+def test_one_whose_spilled_file_is_gone_is_missing(spilled: Path, tmp_path: Path) -> None:
+    (spilled / "1-m.pth").unlink()
+    with pytest.raises(FileNotFoundError):
+        View([tmp_path / "project"], spilled=spilled).real("out/m.pth")
+
+
 def test_what_was_written(tmp_path: Path) -> None:
     upper, lower = tmp_path / "upper", tmp_path / "lower"
     for folder in (upper, lower):

@@ -1,0 +1,185 @@
+"""The guard: how much of a RAM disk is free, its account as it is noted. What it does is tested by whole runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from conftest import REPO, needs_root, small_config
+
+from ramtrain import guard
+from ramtrain.config import complete_config, load_runs
+from ramtrain.drain import Drain
+from ramtrain.guard import Action, Fill, Guard, Guarded, Shortage
+from ramtrain.lease import SHM, used_in
+from ramtrain.meter import ProcessWrites
+from ramtrain.namespace import Overlay
+from ramtrain.ramdisk import acquire, release, remove_tree
+from ramtrain.staging import stage_project
+from ramtrain.system import run_command
+
+MIB = 1 << 20
+SIZE, CUSHION = 200 * MIB, 8 * MIB
+
+
+@pytest.fixture
+def shared(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a folder in memory for the RAM disk and for what others write; as root nobody else writes there."""
+    folder = SHM / f"guard test {os.getpid()}"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        run_command("mount", "-t", "tmpfs", "-o", "size=400m", "guard-test", str(folder))
+    for name in ("ram", "others"):
+        (folder / name).mkdir()
+    yield folder
+    if os.geteuid() == 0:
+        run_command("umount", str(folder))
+    remove_tree(folder)
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets what each walk found; within the time of a test there is none that nothing asks for."""
+    found: list[int] = []
+
+    def walk(folder: Path, backend: str) -> int:
+        found.append(used_in(folder, backend))
+        return found[-1]
+
+    monkeypatch.setattr(guard, "_LONGEST_S", 600.0)
+    monkeypatch.setattr(guard, "used_in", walk)
+    return found
+
+
+def write(folder: Path, mib: int, name: str = "file") -> None:
+    (folder / name).write_bytes(bytes(mib * MIB))
+
+
+def room(folder: Path) -> int:
+    return SIZE - used_in(folder, "shm")
+
+
+@pytest.mark.parametrize("writer", ["ram", "others"])
+def test_between_two_walks_whatever_is_written_there_takes_room(writer: str, shared: Path, walks: list[int]) -> None:
+    fill = Fill(shared / "ram", "shm")
+    write(shared / "ram", 10, "first")
+    assert fill.free_bytes(SIZE, CUSHION) == room(shared / "ram")
+    write(shared / writer, 50)
+    assert fill.free_bytes(SIZE, CUSHION) <= SIZE - 60 * MIB
+    assert len(walks) == 1
+
+
+def test_others_do_not_make_it_believe_in_more_room_than_there_is(shared: Path, walks: list[int]) -> None:
+    write(shared / "others", 20, "before")
+    fill = Fill(shared / "ram", "shm")
+    for step in range(1, 6):
+        write(shared / "ram", 10, f"ram {step}")
+        write(shared / "others", 5, f"others {step}")
+        assert fill.free_bytes(SIZE, CUSHION) <= room(shared / "ram")
+    (shared / "others/others 3").unlink()
+    assert fill.free_bytes(SIZE, CUSHION) <= room(shared / "ram")
+    assert len(walks) == 1
+
+
+def test_what_is_written_during_a_walk_counts(shared: Path, walks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(folder: Path, backend: str) -> int:
+        held_bytes = used_in(folder, backend)
+        write(shared / "ram", 50)  # where the walk has been already
+        return held_bytes
+
+    monkeypatch.setattr(guard, "used_in", walk)
+    fill = Fill(shared / "ram", "shm")
+    fill.free_bytes(SIZE, CUSHION)
+    assert fill.free_bytes(SIZE, CUSHION) <= room(shared / "ram") == SIZE - 50 * MIB
+
+
+def test_near_the_cushion_it_is_walked_and_what_others_took_is_room_again(shared: Path, walks: list[int]) -> None:
+    fill = Fill(shared / "ram", "shm")
+    write(shared / "ram", 10)
+    fill.free_bytes(SIZE, CUSHION)
+    write(shared / "others", 180)
+    assert fill.free_bytes(SIZE, CUSHION) == SIZE - 10 * MIB
+    assert len(walks) == 2
+    write(shared / "ram", 190)
+    for _ in range(2):
+        assert fill.free_bytes(SIZE, CUSHION) == 10 * MIB
+    assert len(walks) == 4, "each time"
+
+
+def test_it_is_walked_from_time_to_time(shared: Path, walks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_LONGEST_S", 0.05)
+    fill = Fill(shared / "ram", "shm")
+    write(shared / "ram", 50)
+    fill.free_bytes(SIZE, CUSHION)
+    (shared / "ram/file").unlink()
+    write(shared / "ram", 10, "other")
+    deadline = time.monotonic() + 10
+    while fill.free_bytes(SIZE, CUSHION) != SIZE - 10 * MIB:
+        assert time.monotonic() < deadline, "what was deleted is room again"
+        time.sleep(0.01)
+
+
+def test_there_is_no_more_room_than_in_the_file_system(shared: Path) -> None:
+    usage = os.statvfs(shared)
+    total_bytes = usage.f_blocks * usage.f_frsize
+    write(shared / "others", 50)
+    assert Fill(shared / "ram", "shm").free_bytes(1 << 60, CUSHION) <= total_bytes - 50 * MIB
+
+
+@needs_root("mounts a tmpfs")
+def test_a_tmpfs_tells_it_itself(shared: Path, walks: list[int]) -> None:
+    run_command("mount", "-t", "tmpfs", "-o", "size=64m", "guard-test", str(shared / "ram"))
+    try:
+        fill = Fill(shared / "ram", "tmpfs")
+        assert fill.free_bytes(SIZE, CUSHION) == 64 * MIB
+        write(shared / "ram", 50)
+        write(shared / "others", 50)
+        assert fill.free_bytes(SIZE, CUSHION) == 14 * MIB
+        (shared / "ram/file").unlink()
+        assert fill.free_bytes(SIZE, CUSHION) == 64 * MIB
+        run_command("mount", "-t", "tmpfs", "-o", "remount,size=80m", "guard-test", str(shared / "ram"))
+        assert fill.free_bytes(SIZE, CUSHION) == 80 * MIB
+        assert walks == []
+    finally:
+        run_command("umount", str(shared / "ram"))
+
+
+def test_its_account_is_read_as_it_was_noted() -> None:
+    spilled = Action(1.5, "spill", "its RAM disk of 1 GiB has 2 MiB left", "out/ü.pth", 5 * MIB, 0.2)
+    account = Guarded(
+        [spilled, Action(2.0, "go on", "", "", 0, 0.5)], {"spill": 1}, 0.5, 5 * MIB, ProcessWrites(3, 2, 1)
+    )
+    for each in (account, Guarded()):
+        assert Guarded.from_dict(json.loads(json.dumps(asdict(each)))) == each
+
+
+@pytest.mark.parametrize(
+    ("captured", "spills"), [(None, True), ("another project", True), ("ram train", False), ("", False)]
+)
+def test_nothing_is_spilled_to_where_the_trainer_sees_an_overlay(
+    captured: str | None, spills: bool, project: Path, workdir: Path, tmp_path: Path
+) -> None:
+    """It would not see what is put there, or write to a copy of it in RAM: the old one would come home."""
+    config = small_config(project, **{"ramdisk.backend": "shm", "staging": "copy"})
+    (run,) = load_runs(complete_config(config, REPO, "test"), REPO).values()
+    lease = acquire(run, workdir)
+    stage = stage_project(run, lease)
+    path = Path(stage.ram, "model.bin")
+    path.write_bytes(bytes(MIB))
+    if captured is not None:
+        stage = replace(stage, overlays=[Overlay(str(tmp_path / captured), "/upper", "/work")])
+    guarding = Guard(run, lease, stage, os.getpid(), Drain(run, lease, stage, None, list, dict), list)
+    guarding._through = lambda path: Path(stage.ram, path)
+    try:
+        assert guarding._spill(Shortage(MIB, MIB, "it is full", False)) == spills
+        assert path.is_symlink() == spills
+        assert path.read_bytes() == bytes(MIB)
+        assert guarding.result.spilled_bytes == (MIB if spills else 0)
+    finally:
+        release(lease)
+    assert not list(workdir.glob("results/*/spilled"))
