@@ -119,7 +119,7 @@ def admit_more(run: Run, lease: Lease, wanted_bytes: int, least_bytes: int, plac
     with opened(user_root()) as ledger:
         free_bytes = min(account.free_bytes for account in _accounts(run, lease, place, ledger))
         granted_bytes = min(wanted_bytes, used_bytes(lease) + free_bytes)
-        if granted_bytes < least_bytes:
+        if granted_bytes < max(least_bytes, lease.size_bytes):
             return lease.size_bytes
         ledger.note(_promise(lease, granted_bytes, place))
     return granted_bytes

@@ -9,7 +9,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -27,9 +27,12 @@ _FLAGS = re.compile(r"^flags:\s*([0-7]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Stamp:
-    """By which a file that was written to is known: inode, size in bytes, time of the last change in nanoseconds."""
+    """By which a file that was written to is known: size in bytes, time of the last change in nanoseconds.
 
-    inode: int
+    Its inode is noted, and another one when it has been spilled: it is the same file all the same.
+    """
+
+    inode: int = field(compare=False)
     size_bytes: int
     mtime_ns: int
 
@@ -55,11 +58,6 @@ class Checkpoint:
     def size_bytes(self) -> int:
         """The size of all its files."""
         return sum(stamp.size_bytes for _, stamp in self.files)
-
-    @property
-    def contents(self) -> object:
-        """By which it is known when files of it have been spilled: all but their inodes."""
-        return self.path, tuple((name, stamp.size_bytes, stamp.mtime_ns) for name, stamp in self.files)
 
 
 # A checkpoint with such a name is none to a trainer, nor to us: cut short; hidden while an older one is tried; failed.

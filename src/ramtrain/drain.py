@@ -312,9 +312,6 @@ class Drain:
         self.durable: Path | None = None
         self.saved: list[Saved] = []
         self._inodes: set[int] = set()
-        # By what stays the same when files are spilled: each with the progress when it was complete; those at home.
-        self._seen: dict[object, dict[str, str]] = {}
-        self._at_home: set[object] = set()
         self.last: Sighting | None = None
         self._alive_s = 0.0
         self._changed_s: dict[Checkpoint, float] = {}
@@ -433,20 +430,15 @@ class Drain:
         for checkpoint in reversed(found):
             if checkpoint in self._complete:
                 continue
-            is_new = checkpoint.contents not in self._seen  # else it has been spilled since
-            if settle and is_new and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
+            if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
                 continue
             if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint) and self._is_as_found(checkpoint):
-                self._complete[checkpoint] = self.progress() if is_new else self._seen[checkpoint.contents]
+                self._complete[checkpoint] = self.progress()
                 self._note_saved(checkpoint, upper)
-                if checkpoint.contents in self._at_home:
-                    self._dealt_with.add(checkpoint)
                 self.schedule.saw(checkpoint.saved_s, time.time())
-        there = {checkpoint.contents for checkpoint in found}
         for gone in self._complete.keys() - set(found):
             del self._complete[gone]
-            # One that has been spilled is there, as another file.
-            self.result.skipped += gone not in self._dealt_with and gone.contents not in there
+            self.result.skipped += gone not in self._dealt_with
             self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
         self._last_newest = self.newest or self._last_newest
@@ -463,10 +455,8 @@ class Drain:
             is_new = inodes.isdisjoint(self._inodes)
             first_s = min((second for second in born if second), default=None) if is_new else None
             save_s = None if first_s is None else round(max(0.0, checkpoint.saved_s - first_s), 3)
-            if checkpoint.contents not in self._seen:  # else it has been spilled
-                self.saved.append(Saved(checkpoint.size_bytes, save_s))
+            self.saved.append(Saved(checkpoint.size_bytes, save_s))
         self._inodes |= inodes
-        self._seen[checkpoint.contents] = self._complete[checkpoint]
 
     def _is_as_found(self, checkpoint: Checkpoint) -> bool:
         """Whether it has not been written to since it was found: it was whole then, too."""
@@ -512,7 +502,7 @@ class Drain:
             fingerprint = self.fingerprint()
             if find_twin(self.run.run, checkpoint, self.stage, fingerprint):
                 self.result.duplicates += 1
-                self._note_home(checkpoint)
+                self._dealt_with.add(checkpoint)
                 return
             progress = self._complete[checkpoint]
             self.durable = bring_home(
@@ -526,7 +516,7 @@ class Drain:
                 report=lambda *_: self._stop_if_cancelled(),
             )
             self._note_age()
-            self._note_home(checkpoint)
+            self._dealt_with.add(checkpoint)
             self.result.checkpoints += 1
             took_s = time.time() - began_s
             self.schedule.drained(checkpoint.saved_s, began_s, took_s, checkpoint.size_bytes)
@@ -552,10 +542,6 @@ class Drain:
             )
         finally:
             self.result.writes = self.result.writes.and_also(thread_writes().since(before))
-
-    def _note_home(self, checkpoint: Checkpoint) -> None:
-        self._dealt_with.add(checkpoint)
-        self._at_home.add(checkpoint.contents)
 
     def _confirm(self, checkpoint: Checkpoint) -> None:
         self._stop_if_cancelled()

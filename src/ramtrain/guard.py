@@ -414,8 +414,6 @@ class Guard:
 
     def _spill(self, shortage: Shortage) -> bool:
         """Move files to the disk, the oldest first, until there is room; return whether any was."""
-        if not self.stage.may_spill:
-            return False
         missing_bytes, has_spilled = shortage.go_on_bytes, False
         remove_orphans(Path(self.lease.folder), self._spilled)
         for path, size_bytes in self._spillable():

@@ -41,7 +41,10 @@ _KILL_WAIT_S = 10.0
 
 @dataclass(frozen=True)
 class Order:
-    """What to start, where, and where its output goes; `namespace` None means as it is, without overlays."""
+    """What to start, where, and where its output goes; `namespace` None means as it is, without overlays.
+
+    `spilled` is the folder that the trainer sees as it is on the disk.
+    """
 
     argv: list[str]
     cwd: str
@@ -49,6 +52,7 @@ class Order:
     log: str
     namespace: str | None
     overlays: list[Overlay]
+    spilled: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def main() -> None:
     error, returncode, left_behind = None, None, 0
     try:
         if order.namespace:
-            mount_overlays(order.overlays, order.namespace)
+            mount_overlays(order.overlays, order.namespace, Path(order.spilled))
         trainer = _start(order)
     except (OSError, subprocess.SubprocessError) as failure:
         error = f"{failure}"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ramtrain.system import mount
+from ramtrain.system import MS_BIND, mount
 
 ENTER = {
     "mount": ("unshare", "--mount", "--"),
@@ -37,13 +37,20 @@ class Overlay:
     work: str
 
 
-def mount_overlays(overlays: Sequence[Overlay], namespace: str) -> None:
+def mount_overlays(overlays: Sequence[Overlay], namespace: str, uncovered: Path | None = None) -> None:
     """Mount each overlay on its lower folder; the caller is in a private mount namespace.
 
     The layers are named by open descriptors: no path needs escaping, and a lower folder that lies below another
     overlay (the project in a volatile /tmp) is still the one on the disk.
+
+    Args:
+        uncovered: a folder that is seen as it is on the disk, also below an overlay; made if need be.
     """
     options = "userxattr" if namespace == "user" else "redirect_dir=nofollow,metacopy=off,index=off"
+    disk = None
+    if uncovered and any(uncovered.is_relative_to(overlay.lower) for overlay in overlays):
+        uncovered.mkdir(parents=True, exist_ok=True)
+        disk = os.open(uncovered, os.O_PATH | os.O_DIRECTORY)
     opened = [
         [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in (overlay.lower, overlay.upper, overlay.work)]
         for overlay in overlays
@@ -53,6 +60,9 @@ def mount_overlays(overlays: Sequence[Overlay], namespace: str) -> None:
     ):
         layers = f"lowerdir=/proc/self/fd/{lower},upperdir=/proc/self/fd/{upper},workdir=/proc/self/fd/{work}"
         mount(OVERLAY_SOURCE, overlay.lower, "overlay", f"{layers},{options}")
+    if disk is not None:
+        mount(f"/proc/self/fd/{disk}", str(uncovered), flags=MS_BIND)
+        os.close(disk)
     for descriptors in opened:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -78,12 +78,6 @@ class Stage:
                     found[path] = files
         return found
 
-    @property
-    def may_spill(self) -> bool:
-        """Whether the trainer sees the folder for spilled files as it is: through an overlay it would miss them, or its
-        writes to them would go to RAM."""
-        return not any(Path(self.spilled).is_relative_to(overlay.lower) for overlay in self.overlays)
-
     def view(self) -> View:
         """Return the project as the trainer sees it."""
         seen_as = [self.ram] if self.method == "none" else [self.ram, self.project]

@@ -150,6 +150,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
                 log=str(Path(lease.folder) / TRAINER_LOG),
                 namespace=stage.namespace,
                 overlays=stage.overlays,
+                spilled=stage.spilled,
             )
             # What the project holds may take a while to read; the trainer does not wait for it.
             Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)

@@ -24,6 +24,8 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 # linux/fs.h
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+# linux/mount.h
+MS_BIND = 0x1000
 # linux/stat.h, struct statx
 STATX_BTIME = 0x800
 _STATX_BYTES, _STATX_BTIME_OFFSET = 256, 80
@@ -58,10 +60,10 @@ def _check(result: int, what: str) -> None:
         raise OSError(errno, os.strerror(errno), what)
 
 
-def mount(source: str, target: str, fstype: str, options: str) -> None:
+def mount(source: str, target: str, fstype: str = "", options: str = "", flags: int = 0) -> None:
     """Call mount(2), which needs no parsing of `options` by a program in between."""
     _check(
-        _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), 0, os.fsencode(options)),
+        _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), flags, os.fsencode(options)),
         target,
     )
 

@@ -333,7 +333,7 @@ def test_one_that_is_being_trained_is_enlarged_as_far_as_there_is_memory_now(
     (Path(lease.folder) / "data").write_bytes(bytes(54 * MIB))
     another(30)
     available(free_mib)
-    grown = grow(a_run(project), lease, wanted_mib * MIB)
+    grown = grow(a_run(project), lease, wanted_mib * MIB, least_bytes=0)
     assert grown.size_bytes == pytest.approx(expected_mib * MIB, abs=MIB / 8)
     promised = {entry.promise.run: entry.promise.promised_bytes for entry in standing(user_root())}
     assert promised == {lease.run: grown.size_bytes, "other 0": 30 * MIB}

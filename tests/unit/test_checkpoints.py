@@ -246,7 +246,7 @@ def test_one_that_has_been_spilled_is_the_same_in_other_files(moved: list[str], 
     after = {found.path: found for found in find_checkpoints(stage, patterns)}
     assert before.keys() == after.keys() == {"out/ck_1.pth", "out/ck-20"}
     for path, found in after.items():
-        assert (found == before[path]) == (path.split("/")[1] != moved[0].split("/")[0])
+        assert found == before[path]
         assert [name for name, _ in found.files] == [name for name, _ in before[path].files]
         assert (found.saved_s, found.size_bytes) == (before[path].saved_s, before[path].size_bytes)
         assert is_whole(found, tmp_path / "ram")
@@ -404,14 +404,10 @@ def test_a_process_that_has_ended_writes_to_nothing(tmp_path: Path) -> None:
     assert written_to([trainer], str(tmp_path)) == set()
 
 
-@pytest.mark.parametrize("change", ["written to", "replaced", "touched", "grown"])
+@pytest.mark.parametrize("change", ["written to", "touched", "grown"])
 def test_a_checkpoint_that_was_written_to_is_another(change: str, tmp_path: Path) -> None:
     changes: dict[str, Callable[[Path], object]] = {
         "written to": lambda path: path.write_bytes(OTHER[::-1]),
-        "replaced": lambda path: (
-            shutil.copy2(path, path.with_name("new")),
-            path.with_name("new").replace(path),
-        ),
         "touched": lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
         "grown": lambda path: os.truncate(path, len(OTHER) + 1),
     }

@@ -6,21 +6,17 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import REPO, needs_root, small_config
+from conftest import needs_root
 
 from ramtrain import guard
-from ramtrain.config import complete_config, load_runs
-from ramtrain.drain import Drain
-from ramtrain.guard import Action, Fill, Guard, Guarded, Shortage
+from ramtrain.guard import Action, Fill, Guarded
 from ramtrain.lease import SHM, used_in
 from ramtrain.meter import ProcessWrites
-from ramtrain.namespace import Overlay
-from ramtrain.ramdisk import acquire, release, remove_tree
-from ramtrain.staging import stage_project
+from ramtrain.ramdisk import remove_tree
 from ramtrain.system import run_command
 
 MIB = 1 << 20
@@ -156,30 +152,3 @@ def test_its_account_is_read_as_it_was_noted() -> None:
     )
     for each in (account, Guarded()):
         assert Guarded.from_dict(json.loads(json.dumps(asdict(each)))) == each
-
-
-@pytest.mark.parametrize(
-    ("captured", "spills"), [(None, True), ("another project", True), ("ram train", False), ("", False)]
-)
-def test_nothing_is_spilled_to_where_the_trainer_sees_an_overlay(
-    captured: str | None, spills: bool, project: Path, workdir: Path, tmp_path: Path
-) -> None:
-    """It would not see what is put there, or write to a copy of it in RAM: the old one would come home."""
-    config = small_config(project, **{"ramdisk.backend": "shm", "staging": "copy"})
-    (run,) = load_runs(complete_config(config, REPO, "test"), REPO).values()
-    lease = acquire(run, workdir)
-    stage = stage_project(run, lease)
-    path = Path(stage.ram, "model.bin")
-    path.write_bytes(bytes(MIB))
-    if captured is not None:
-        stage = replace(stage, overlays=[Overlay(str(tmp_path / captured), "/upper", "/work")])
-    guarding = Guard(run, lease, stage, os.getpid(), Drain(run, lease, stage, None, list, dict), list)
-    guarding._through = lambda path: Path(stage.ram, path)
-    try:
-        assert guarding._spill(Shortage(MIB, MIB, "it is full", False)) == spills
-        assert path.is_symlink() == spills
-        assert path.read_bytes() == bytes(MIB)
-        assert guarding.result.spilled_bytes == (MIB if spills else 0)
-    finally:
-        release(lease)
-    assert not list(workdir.glob("results/*/spilled"))

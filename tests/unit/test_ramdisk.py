@@ -102,7 +102,7 @@ def test_one_that_is_enlarged_says_so_wherever_its_size_is_noted(backend: str, p
     run = a_run(project, backend, **({"ramdisk.path": str(own)} if backend == "path" else {}))
     lease = acquire(run, workdir)
     for wanted_mib in (80, 96):
-        grown = grow(run, lease, wanted_mib << 20)
+        grown = grow(run, lease, wanted_mib << 20, least_bytes=0)
         assert grown == replace(lease, size_bytes=wanted_mib << 20, size_from="ramdisk.size; enlarged by the guard")
         assert current(grown) == Lease.read(Path(grown.folder) / MARK) == grown
         assert promised_mib(grown) == wanted_mib
@@ -123,7 +123,7 @@ def test_one_that_is_enlarged_says_so_wherever_its_size_is_noted(backend: str, p
 def test_it_is_never_made_smaller(wanted_mib: int, backend: str, project: Path, workdir: Path) -> None:
     run = a_run(project, backend)
     lease = acquire(run, workdir)
-    assert grow(run, lease, wanted_mib << 20) == lease == current(lease)
+    assert grow(run, lease, wanted_mib << 20, least_bytes=0) == lease == current(lease)
     assert promised_mib(lease) == 64
     release(lease)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from conftest import REPO, needs_root, small_config
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import fingerprint
-from ramtrain.ramdisk import Lease, acquire, release
+from ramtrain.namespace import ENTER
+from ramtrain.ramdisk import Lease, acquire, release, remove_tree
 from ramtrain.staging import Begun, stage_project
 from ramtrain.system import run_command
 
@@ -145,3 +148,37 @@ def test_a_mount_inside_the_project_is_not_hidden_by_an_overlay(method: str, pro
                 stage_project(a_run(project, staging="overlay"), lease)
     finally:
         run_command("umount", str(inside))
+
+
+SEEN = """
+import os, sys
+from pathlib import Path
+from ramtrain.namespace import Overlay, mount_overlays
+project, scratch, spilled = map(Path, sys.argv[2:])
+mount_overlays([Overlay(str(project), str(scratch / "upper"), str(scratch / "work"))], sys.argv[1], spilled)
+print(os.listdir(spilled), flush=True)
+sys.stdin.readline()
+with (spilled / "file").open("r+") as file:
+    print(file.read(), flush=True)
+    file.write("; written by the trainer")
+(project / "other").write_text("in RAM")
+"""
+
+
+def test_one_folder_is_seen_as_it_is_below_an_overlay(project: Path, lease: Lease) -> None:
+    """What is put there from outside is found inside, and what is written inside is on the disk."""
+    stage = stage_project(a_run(project), lease)
+    if stage.namespace is None:
+        pytest.skip(f"no overlay here: {stage.why}")
+    scratch, spilled = Path(lease.folder), project / "results" / "spilled"
+    for name in ("upper", "work"):
+        (scratch / name).mkdir()
+    argv = [*ENTER[stage.namespace], sys.executable, "-c", SEEN, stage.namespace, project, scratch, spilled]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as inside:
+        assert inside.stdout.readline() == "[]\n"
+        (spilled / "file").write_text("put there from outside")
+        said, _ = inside.communicate("\n")
+    assert said == "put there from outside\n"
+    assert (spilled / "file").read_text() == "put there from outside; written by the trainer"
+    assert not (project / "other").exists()
+    remove_tree(scratch / "work")

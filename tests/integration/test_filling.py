@@ -117,9 +117,13 @@ def test_it_may_not_grow_and_prunes(workplace: Workplace, resuming: Path) -> Non
     assert "grow" not in record["guard"]["counts"]
 
 
-@pytest.mark.parametrize("staging", ["overlay", "copy", "none"])
+@pytest.mark.parametrize("staging", ["overlay", "overlay over the results", "copy", "none"])
 def test_it_may_not_grow_and_spills(staging: str, snakemake: Snakemake, workdir: Path, filling: Path) -> None:
-    config = filling_config(filling, **{"guard.grow": False, "staging": "auto" if staging == "overlay" else staging})
+    config = filling_config(filling, **{"guard.grow": False, "staging": staging.split()[0]})
+    if staging == "overlay over the results":
+        shutil.copy(filling / "train.py", workdir)
+        config["project"]["path"], config["runs"] = ".", "runs.tsv"
+        (workdir / "runs.tsv").write_text(f"run\n{RUN}\n")
     if staging == "none":
         config["project"]["command"] += ["--out", "{ram}/out"]
     ended = snakemake(config, "train")
