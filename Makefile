@@ -15,9 +15,9 @@ train: .venv/example examples/tiny_tts/data/metadata.csv
 report: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 all --report report.html --report-after-run
 
-# Most of the time tests wait for trainers; two at a time need little more than half of it.
+# Most of the time tests wait for trainers; three at a time need little more than a third of it.
 test: .venv/dev examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python -m pytest --numprocesses 2
+	$(ACTIVATE) python -m pytest --numprocesses 3
 
 lint: .venv/dev
 	$(ACTIVATE) ruff check .

@@ -553,7 +553,13 @@ class Drain:
             raise _Cancelled
 
     def sight(
-        self, started_s: float, has_ended: bool, used_bytes: int, written: ProcessWrites, paused: str | None = None
+        self,
+        started_s: float,
+        has_ended: bool,
+        used_bytes: int,
+        written: ProcessWrites,
+        spilled_bytes: int = 0,
+        paused: str | None = None,
     ) -> Sighting:
         """Return what there is to see now."""
         return Sighting(
@@ -569,7 +575,9 @@ class Drain:
             max_loss_s=self.schedule.max_loss_s,
             worst_loss_s=self.result.worst_loss_s,
             used_bytes=used_bytes,
-            kept_off_bytes=max(0, written.logical_bytes - written.disk_bytes - self.result.writes.disk_bytes),
+            kept_off_bytes=max(
+                0, written.logical_bytes - written.disk_bytes - self.result.writes.disk_bytes - spilled_bytes
+            ),
             paused=paused,
         )
 

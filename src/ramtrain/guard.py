@@ -56,10 +56,12 @@ _STALLED_PERCENT = 20.0
 _LEAST_SPILL_BYTES = 256 << 10
 _GROWTH = 0.5
 # After a step that did not help it is not tried again for so long.
-_AGAIN_S = 1.0
+_AGAIN_S, _DISK_AGAIN_S = 1.0, 30.0
 # Of a shortage that others make, it is waited for its end before anything is spilled, and for how long at most.
 _EASES_S, _PATIENCE_S = 2.0, 600.0
 _PAUSED_TICK_S = 0.1
+# The share of a core that walking a folder may take, and may where room is short.
+_WALKING_SHARE, _WALKING_SHARE_IF_SHORT = 0.005, 0.1
 _MOST_ACTIONS = 1000
 
 
@@ -111,7 +113,7 @@ class Fill:
 
     def __init__(self, folder: Path, backend: str) -> None:
         self.folder, self.backend = folder, backend
-        self._walk_s = 0.0
+        self._walk_s = self._walk_if_short_s = 0.0
         self._held_bytes = self._free_then_bytes = 0
 
     def free_bytes(self, size_bytes: int, cushion_bytes: int) -> int:
@@ -125,11 +127,12 @@ class Fill:
         if self.backend == "tmpfs":
             return free_bytes
         room_bytes = size_bytes - self._held_bytes - max(0, self._free_then_bytes - free_bytes)
-        if time.monotonic() >= self._walk_s or room_bytes < 2 * cushion_bytes:
-            began_s = time.monotonic()
+        began_s = time.monotonic()
+        if began_s >= self._walk_s or (room_bytes < 2 * cushion_bytes and began_s >= self._walk_if_short_s):
             self._held_bytes, self._free_then_bytes = used_in(self.folder, self.backend), free_bytes
-            took_s = time.monotonic() - began_s
-            self._walk_s = time.monotonic() + max(_LONGEST_S, took_s / 0.005)
+            now = time.monotonic()
+            self._walk_s = now + max(_LONGEST_S, (now - began_s) / _WALKING_SHARE)
+            self._walk_if_short_s = now + (now - began_s) / _WALKING_SHARE_IF_SHORT
             room_bytes = size_bytes - self._held_bytes
         return min(room_bytes, free_bytes)
 
@@ -166,6 +169,7 @@ class Guard:
         self._stopped: list[psutil.Process] = []
         self._paused_since_s = 0.0
         self._grow_again_s = self._prune_again_s = self._pause_again_s = self._memory_s = 0.0
+        self._spill_again_s = 0.0
         self._hurried: Checkpoint | None = None
         self._lock = threading.Lock()  # of stopping and going on
         self._end = threading.Event()
@@ -253,9 +257,8 @@ class Guard:
         for entry in standing(user_root()):
             group = Path(entry.promise.group) if entry.promise.group else None
             if entry.is_at_work and entry.promise.state != self.lease.state and bound.covers(group):
-                with contextlib.suppress(
-                    OSError, ValueError, TypeError, KeyError
-                ):  # it is not mounted yet, or released
+                # It may not be mounted yet, or just be released.
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                     count += Lease.read(Path(entry.promise.state) / MARK).started > self.lease.started
         return count
 
@@ -349,13 +352,17 @@ class Guard:
     def _pause_until_it_eases(self, free_bytes: int) -> None:
         """Stop the trainer, make room, and let it go on when there is some, or when nothing more can be done."""
         began_s = time.monotonic()
-        shortages = self._shortages(free_bytes)
+        worst, *_ = self._shortages(free_bytes)
+        is_of_memory = worst.is_of_memory
         try:
-            if not shortages or not self._pause(shortages[0].why):
+            if not self._pause(worst.why):
                 return
             self._hurry()
-            while (shortages := self._shortages(self._make_room())) and not self._end.is_set():
-                if not self._relieve(shortages[0], time.monotonic() - began_s):
+            while not self._end.is_set():
+                shortages = self._shortages(self._make_room())
+                is_of_memory |= any(each.is_of_memory and each.stop_bytes > 0 for each in shortages)
+                left = [each for each in shortages if is_of_memory or not each.is_of_memory]
+                if not left or not self._relieve(left[0], time.monotonic() - began_s):
                     return
         finally:
             self._go_on()
@@ -416,7 +423,7 @@ class Guard:
         """Move files to the disk, the oldest first, until there is room; return whether any was."""
         missing_bytes, has_spilled = shortage.go_on_bytes, False
         remove_orphans(Path(self.lease.folder), self._spilled)
-        for path, size_bytes in self._spillable():
+        for path, size_bytes in self._spillable() if time.monotonic() >= self._spill_again_s else ():
             if missing_bytes <= 0 or self._end.is_set():
                 break
             began_s = time.monotonic()
@@ -426,6 +433,7 @@ class Guard:
                 if not self.processes():
                     break  # the trainer has ended meanwhile
                 log.warning("run %s: %s could not be moved to the disk: %s", self.run.run, path, error)
+                self._spill_again_s = time.monotonic() + _DISK_AGAIN_S
                 break
             missing_bytes -= size_bytes
             has_spilled = True

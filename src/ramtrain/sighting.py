@@ -20,8 +20,8 @@ class Sighting:
 
     `progress` is what its output said last, `checkpoints` what it had said when each of them was complete. `newest` is
     the newest complete checkpoint, of `newest_s`; `durable` the newest durable one. `safe_s` is up to when the training
-    is on the disk. `kept_off_bytes` were given to write calls and did not go to the disk, the drain's taken off.
-    `paused` says why the guard has stopped the trainer for the moment.
+    is on the disk. `kept_off_bytes` were given to write calls and did not go to the disk, what was drained and spilled
+    taken off. `paused` says why the guard has stopped the trainer for the moment.
     """
 
     seen_s: float

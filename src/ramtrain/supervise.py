@@ -477,7 +477,14 @@ class _Watch:
 
     def _note(self) -> None:
         """Say where the training is: on the terminal, in RAM, and, through the drain, beside its checkpoints."""
-        sighting = self.drain.sight(self.started_s, self.has_ended, self.used_bytes, self.written, self.guard.pausing)
+        sighting = self.drain.sight(
+            self.started_s,
+            self.has_ended,
+            self.used_bytes,
+            self.written,
+            self.guard.result.spilled_bytes,
+            self.guard.pausing,
+        )
         self.progress.tell(sighting)
         self.drain.last = sighting
         try:

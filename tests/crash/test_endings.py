@@ -310,8 +310,10 @@ def state_of_first(record: dict, workplace: Workplace) -> str:
     return state_of(workplace.results / model["path"])
 
 
-@pytest.mark.parametrize("kill", ["SIGKILL of Snakemake", "SIGKILL of the trainer", "SIGTERM to the group"])
-@pytest.mark.parametrize("rebooted", [False, True], ids=["", "and a reboot"])
+@pytest.mark.parametrize(
+    ("kill", "rebooted"),
+    [("SIGKILL of Snakemake", True), ("SIGKILL of the trainer", False), ("SIGTERM to the group", True)],
+)
 def test_an_interrupted_retraining_is_never_taken_for_done(
     kill: str, rebooted: bool, workplace: Workplace, resuming: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import needs_root
 from power_cut import KINDS, power_cuts
 
-SNAPSHOTS = 50
+SNAPSHOTS = 30
 
 
 @needs_root("mounts loop devices")

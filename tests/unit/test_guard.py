@@ -94,7 +94,10 @@ def test_what_is_written_during_a_walk_counts(shared: Path, walks: list[int], mo
     assert fill.free_bytes(SIZE, CUSHION) <= room(shared / "ram") == SIZE - 50 * MIB
 
 
-def test_near_the_cushion_it_is_walked_and_what_others_took_is_room_again(shared: Path, walks: list[int]) -> None:
+def test_near_the_cushion_it_is_walked_and_what_others_took_is_room_again(
+    shared: Path, walks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_WALKING_SHARE_IF_SHORT", 1e9)
     fill = Fill(shared / "ram", "shm")
     write(shared / "ram", 10)
     fill.free_bytes(SIZE, CUSHION)
@@ -105,6 +108,10 @@ def test_near_the_cushion_it_is_walked_and_what_others_took_is_room_again(shared
     for _ in range(2):
         assert fill.free_bytes(SIZE, CUSHION) == 10 * MIB
     assert len(walks) == 4, "each time"
+    monkeypatch.setattr(guard, "_WALKING_SHARE_IF_SHORT", 1e-9)
+    for _ in range(3):
+        fill.free_bytes(SIZE, CUSHION)
+    assert len(walks) == 5, "but for a share of the time only"
 
 
 def test_it_is_walked_from_time_to_time(shared: Path, walks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
