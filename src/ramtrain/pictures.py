@@ -62,6 +62,8 @@ _SERIES = [
     "checkpoints",
     "drains",
 ]
+# Little is spilled in most sweeps: it is in the legend only where it is to be seen.
+_MUCH_BYTES = 1 << 20
 _NOT_EVERYWHERE = ["memory_bytes", "device_bytes", "swap_bytes"]
 _BENCHMARK = ["what", "place", "unit", "tool", "size_bytes", "n", "median", "min", "max"]
 _FIGURES = ["size_bytes", "n", "median", "min", "max"]
@@ -129,7 +131,7 @@ def plot_timeline(record: Mapping[str, Any], series: pd.DataFrame | None, path: 
         panels.append((0.6, lambda axes: _draw_marks(axes, series)))
     if series["logical_bytes"].max() > 0:
         panels.append((1.8, lambda axes: _draw_given(axes, points)))
-    panels.append((1.8, lambda axes: _draw_written(axes, points)))
+    panels.append((1.8, lambda axes: _draw_written(axes, record, points)))
     if series["memory_bytes"].notna().any():
         panels.append((1.5, lambda axes: _draw_memory(axes, record, points)))
     points = _thinned(series)
@@ -305,11 +307,25 @@ def _draw_ram(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -> No
     axes.axhline(peak_bytes, color=_RAM, linestyle=":", label=f"at most: {_size(peak_bytes)}")
     top_bytes = peak_bytes * 1.3
     if size_bytes <= 12 * peak_bytes:
-        axes.axhline(size_bytes, color=_REST, linestyle="--", label=f"its size: {_size(size_bytes)}")
+        grown = _actions(record, "grow")
+        seconds = [0.0, *(entry["t_s"] for entry in grown), record["timings_s"]["train"]]
+        steps_bytes = [entry["bytes"] for entry in grown]
+        sizes = np.cumsum([size_bytes - sum(steps_bytes), *steps_bytes, 0])
+        label = f"its size{', in the end' if grown else ''}: {_size(size_bytes)}"
+        axes.step(seconds, sizes, where="post", color=_REST, linestyle="--", label=label, gid="size")
         top_bytes = max(top_bytes, size_bytes)
     else:
         axes.plot([], [], color=_REST, linestyle="--", label=f"its size: {_size(size_bytes)},\nfar above the picture")
+    pauses = _actions(record, "go on")
+    for number, entry in enumerate(pauses):
+        label = f"trainer stopped: {_duration(record['guard']['paused_s'])}" if number == 0 else None
+        axes.axvspan(entry["t_s"] - entry["took_s"], entry["t_s"], color=_DISK, alpha=0.3, linewidth=0.5, label=label)
     _scale_size(axes.yaxis, top_bytes, "RAM disk")
+
+
+def _actions(record: Mapping[str, Any], action: str) -> list[dict[str, Any]]:
+    """Return what the guard did of one kind; in records of older versions there is none."""
+    return [entry for entry in record.get("guard", {}).get("actions", []) if entry["action"] == action]
 
 
 def _draw_marks(axes: Axes, series: pd.DataFrame) -> None:
@@ -330,13 +346,18 @@ def _draw_given(axes: Axes, series: pd.DataFrame) -> None:
     _scale_size(axes.yaxis, series["logical_bytes"].max(), "given to\nwrite calls")
 
 
-def _draw_written(axes: Axes, series: pd.DataFrame) -> None:
+def _draw_written(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -> None:
     if series["device_bytes"].notna().any():
         _line(axes, series, "device_bytes", _DEVICE, "the whole device,\nall processes", gid="device", linestyle="--")
     if series["drain_bytes"].notna().any():
         _line(axes, series, "drain_bytes", _DRAIN, "durable checkpoints", gid="drain")
     _line(axes, series, "disk_bytes", _TRAINER, "by the trainer", gid="disk")
+    if spilled := _actions(record, "spill"):
+        seconds = [0.0, *(entry["t_s"] for entry in spilled), record["timings_s"]["train"]]
+        totals = np.cumsum([0, *(entry["bytes"] for entry in spilled), 0])
+        axes.step(seconds, totals, where="post", color=_MEMORY, label=f"spilled: {_size(totals[-1])}", gid="spilled")
     top_bytes = series[["device_bytes", "drain_bytes", "disk_bytes"]].max(axis=None, skipna=True)
+    top_bytes = max(top_bytes, sum(entry["bytes"] for entry in spilled))
     _scale_size(axes.yaxis, top_bytes, "written\nto the disk")
 
 
@@ -389,11 +410,14 @@ def _bars(rows: int, compared: bool) -> tuple[np.ndarray, float, float]:
 def _draw_sweep_writes(axes: Axes, table: pd.DataFrame, baseline_bytes: pd.Series, measured: pd.Series) -> None:
     y, height, shift = _bars(len(table), measured.any())
     left = np.zeros(len(table))
-    for name, colour, label in [
+    parts = [
         ("writes.trainer.disk_bytes", _TRAINER, "trainer"),
         ("writes.drain.disk_bytes", _DRAIN, "durable checkpoints"),
         ("writes.export.disk_bytes", _EXPORT, "export"),
-    ]:
+    ]
+    if _column(table, "writes.guard.disk_bytes").max() >= _MUCH_BYTES:
+        parts.append(("writes.guard.disk_bytes", _MEMORY, "spilled"))
+    for name, colour, label in parts:
         part = _column(table, name).fillna(0).clip(lower=0).to_numpy()
         axes.barh(y - shift, part, height, left=left, color=colour, label=label)
         left += part

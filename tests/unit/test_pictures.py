@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 from docutils.core import publish_parts
 from jinja2 import Environment
-from samples import LONG, sample_benchmark, sample_record, sample_series, sample_summary, write_table
+from samples import GIB, LONG, MIB, sample_benchmark, sample_record, sample_series, sample_summary, write_table
 
 from ramtrain import pictures
 from ramtrain.errors import RamTrainError
@@ -57,6 +57,26 @@ def test_a_time_line_says_what_was_held_and_written_and_when_checkpoints_came_ho
         assert figure in said
     assert {"512 MiB", "2 GiB", "0 bytes"} <= set(said), "sizes at the axes"
     assert {"0 s", "50 s", "time since the training began"} <= set(said)
+
+
+def test_a_time_line_shows_what_the_guard_did(picture: Path) -> None:
+    table = write_table(sample_series(), picture.with_name("series.tsv"))
+    record = sample_record()
+    done = [
+        ("grow", 10.0, GIB, 0.1),
+        ("spill", 20.0, 100 * MIB, 1.0),
+        ("go on", 21.0, 0, 3.0),
+        ("spill", 30.0, 50 * MIB, 1),
+    ]
+    actions = [
+        {"t_s": t_s, "action": action, "why": "", "what": "", "bytes": size_bytes, "took_s": took_s}
+        for action, t_s, size_bytes, took_s in done
+    ]
+    record["guard"] = {"actions": actions, "paused_s": 3.0}
+    pictures.plot_timeline(record, pictures.read_series(table), picture)
+    said = texts(picture)
+    for figure in ["its size, in the end: 2 GiB", "trainer stopped: 3 s", "spilled: 150 MiB"]:
+        assert any(figure in text for text in said), said
 
 
 def test_a_time_line_without_samples_shows_the_totals_of_the_record(picture: Path) -> None:
