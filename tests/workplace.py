@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from ramtrain.durable import read_manifest
 from ramtrain.lease import user_root
 from ramtrain.ledger import opened
 from ramtrain.ramdisk import MARK, Lease, ram_root, remove_tree
+from ramtrain.spill import spill
 from ramtrain.system import mounts, run_command
 
 SNAKEFILE = Path(__file__).resolve().parents[1] / "Snakefile"
@@ -219,6 +221,11 @@ class Workplace:
         assert not list(self.results.glob("checkpoints/[0-9]*")), "durable checkpoints are removed after the export"
         self.check_disk()
         return json.loads((self.results / "record.json").read_text())
+
+
+def spill_at_rest(source: Path, place: Path, folder: Path, is_checkpoint: bool = True) -> None:
+    """Move a file to the disk, of a trainer that is stopped."""
+    assert spill(source, place, folder, is_checkpoint, lambda: contextlib.nullcontext(True))
 
 
 def _heed_signals() -> None:

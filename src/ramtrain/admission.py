@@ -230,12 +230,12 @@ def _refusal(run: Run, account: Account, held_bytes: int, ledger: Ledger) -> str
     lines = [*account.lines, *own, wanted]
     missing_bytes = -sum(line.amount_bytes for line in lines)
     most_bytes = max(0, account.free_bytes + held_bytes)
-    at_work = [entry for entry in ledger.others(Path()) if entry.is_at_work and entry.promise.run != run.run]
+    at_work = [entry for entry in ledger.standing if entry.is_at_work and entry.promise.run != run.run]
     left = [entry for entry in ledger.standing if entry.held_bytes and not entry.is_at_work]
-    waiting = "that the runs in this list have ended" if at_work else "that other programs have ended"
+    ended = "the runs in this list" if at_work else "other programs"
     helps = [
         f"a smaller ramdisk.size, here and now at most {_size(most_bytes)}; or a smaller guard.reserve",
-        f"fewer runs at a time (--cores, --resources ramdisk_mb), or waiting until {waiting.removeprefix('that ')}",
+        f"fewer runs at a time (--cores, --resources ramdisk_mb), or waiting until {ended} have ended",
         "ramdisk.fallback: disk, which trains it on the disk where memory does not suffice",
     ]
     helps += [

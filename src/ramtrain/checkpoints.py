@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import stat
@@ -10,7 +11,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -83,6 +84,20 @@ def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
             if files:
                 found.append(Checkpoint(path, files))
     return sorted(found, key=lambda checkpoint: checkpoint.saved_s, reverse=True)
+
+
+def in_folder_of(checkpoint: Checkpoint, patterns: Iterable[str]) -> list[str]:
+    """Return globs that are meant in the checkpoint's folder as globs in the project."""
+    place = PurePosixPath(glob.escape(str(PurePosixPath(checkpoint.path).parent)))
+    return [str(place / pattern) for pattern in patterns]
+
+
+def is_unchanged(checkpoint: Checkpoint, upper: Path, spilled: Path) -> bool:
+    """Whether it has not been written to since it was found."""
+    with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+        places = ((contents_of(upper / path, spilled), stamp) for path, stamp in checkpoint.files)
+        return all(place and Stamp.of(place.stat()) == stamp for place, stamp in places)
+    return False
 
 
 def is_whole(checkpoint: Checkpoint, folder: Path) -> bool:

@@ -18,14 +18,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import psutil
 from humanfriendly import format_size, format_timespan
 
 from ramtrain import shelf
-from ramtrain.checkpoints import Checkpoint, Stamp, find_checkpoints, is_whole, is_whole_file, tells_its_end, written_to
+from ramtrain.checkpoints import (
+    Checkpoint,
+    Stamp,
+    find_checkpoints,
+    in_folder_of,
+    is_unchanged,
+    is_whole,
+    is_whole_file,
+    tells_its_end,
+    written_to,
+)
 from ramtrain.config import Products, Run
 from ramtrain.durable import Changed, commit_folder, sweep_all
 from ramtrain.errors import RamTrainError
@@ -168,7 +178,7 @@ def bring_home(
             descriptors[descriptor] = stamp
             sources[f"{shelf.IN_PROJECT}{path}"] = Path(f"/proc/self/fd/{descriptor}")
         view = View([upper], spilled=Path(stage.spilled))
-        for path, source in _plain_files(view, _beside(checkpoint, products.companions)):
+        for path, source in _plain_files(view, in_folder_of(checkpoint, products.companions)):
             sources.setdefault(path, source)
         logs = {path: source for path, source in _plain_files(view, products.logs) if path not in sources}
         if (output := Path(lease.folder) / shelf.TRAINER_LOG).exists():
@@ -195,7 +205,7 @@ def bring_home(
 
 def _best_models(checkpoint: Checkpoint, products: Products, view: View) -> list[Checkpoint]:
     found = []
-    for path, source in _plain_files(view, _beside(checkpoint, products.best)):
+    for path, source in _plain_files(view, in_folder_of(checkpoint, products.best)):
         name = path.removeprefix(shelf.IN_PROJECT)
         if is_whole_file(source):
             found.append(Checkpoint(name, ((name, Stamp.of(source.stat())),)))
@@ -223,12 +233,6 @@ def _bring_best_home(
         log.debug("run %s: dropped: %s", run, reason)
     except (OSError, RamTrainError) as error:
         log.warning("run %s: the best model so far, %s, could not be made durable: %s", run, best.path, error)
-
-
-def _beside(checkpoint: Checkpoint, patterns: Iterable[str]) -> list[str]:
-    """Return globs that are meant in the checkpoint's folder as globs in the project."""
-    place = PurePosixPath(glob.escape(str(PurePosixPath(checkpoint.path).parent)))
-    return [str(place / pattern) for pattern in patterns]
 
 
 def _plain_files(view: View, patterns: Iterable[str]) -> Iterator[tuple[str, Path]]:
@@ -432,7 +436,9 @@ class Drain:
                 continue
             if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
                 continue
-            if is_whole(checkpoint, upper) and not self._is_written_to(checkpoint) and self._is_as_found(checkpoint):
+            # If it has not been written to since it was found, it was whole then, too.
+            is_complete = is_whole(checkpoint, upper) and not self._is_written_to(checkpoint)
+            if is_complete and is_unchanged(checkpoint, upper, Path(self.stage.spilled)):
                 self._complete[checkpoint] = self.progress()
                 self._note_saved(checkpoint, upper)
                 self.schedule.saw(checkpoint.saved_s, time.time())
@@ -457,14 +463,6 @@ class Drain:
             save_s = None if first_s is None else round(max(0.0, checkpoint.saved_s - first_s), 3)
             self.saved.append(Saved(checkpoint.size_bytes, save_s))
         self._inodes |= inodes
-
-    def _is_as_found(self, checkpoint: Checkpoint) -> bool:
-        """Whether it has not been written to since it was found: it was whole then, too."""
-        upper, spilled = Path(self.stage.layers[0]), Path(self.stage.spilled)
-        with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
-            places = ((contents_of(upper / path, spilled), stamp) for path, stamp in checkpoint.files)
-            return all(place and Stamp.of(place.stat()) == stamp for place, stamp in places)
-        return False
 
     def _is_written_to(self, checkpoint: Checkpoint) -> bool:
         processes, upper, spilled = self.processes(), Path(self.stage.layers[0]), Path(self.stage.spilled)

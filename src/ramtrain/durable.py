@@ -126,11 +126,18 @@ def write_bytes(path: Path, content: bytes, disk: Disk = DISK) -> None:
     disk.sync_folder(path.parent)
 
 
-def commit_file(source: Path, target: Path, growing: bool = False, disk: Disk = DISK) -> None:
+def commit_file(
+    source: Path,
+    target: Path,
+    growing: bool = False,
+    report: Callable[[int, int], None] = lambda files, size: None,
+    disk: Disk = DISK,
+) -> None:
     """Bring one file home: the old one or the new one, whole.
 
     Args:
         growing: it is being appended to, such as a log; what is there now is taken.
+        report: called with the files and bytes that came on since the last call.
 
     Raises:
         RamTrainError: the disk gave back something else than what was written.
@@ -141,7 +148,7 @@ def commit_file(source: Path, target: Path, growing: bool = False, disk: Disk = 
     partial = _partial(target)
     try:
         with ThreadPoolExecutor(1) as flusher:
-            copied = _copy(source, partial, flusher, lambda files, size: None, growing, disk)
+            copied = _copy(source, partial, flusher, report, growing, disk)
         _verify(partial, Kept(target.name, *copied))
         disk.rename(partial, target)
     except BaseException:

@@ -12,10 +12,11 @@ changed underneath (Documentation/filesystems/overlayfs.rst, "Changes to underly
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
-import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,26 +29,35 @@ from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
 from ramtrain import memory
-from ramtrain.checkpoints import Checkpoint, find_checkpoints, held_by, is_whole, tells_its_end
-from ramtrain.config import Products, Run
+from ramtrain.checkpoints import (
+    Checkpoint,
+    find_checkpoints,
+    held_by,
+    in_folder_of,
+    is_unchanged,
+    is_whole,
+    tells_its_end,
+)
+from ramtrain.config import Run
 from ramtrain.drain import Drain
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, Lease, used_in, user_root
 from ramtrain.ledger import standing
 from ramtrain.meter import NO_WRITES, ProcessWrites, thread_writes
 from ramtrain.namespace import OVERLAY_SOURCE
+from ramtrain.pause import Pause
 from ramtrain.ramdisk import grow
-from ramtrain.spill import contents_of, remove_orphans, spill
+from ramtrain.spill import remove_orphans, spill
 from ramtrain.staging import Stage
 from ramtrain.system import mount_of, mounts
-from ramtrain.view import View, matcher
+from ramtrain.view import Escapes, View, matcher
 
 log = logging.getLogger(__name__)
 
 # No trainer is taken to fill memory faster: as one core writes to a tmpfs with huge pages.
 _FASTEST_BYTES_S = 8 << 30
 _SHORTEST_S, _LONGEST_S = 0.01, 0.5
-# Below this much room, or this share of the RAM disk, the trainer is stopped; below twice as much room is made.
+# Below this much room, or this share of the RAM disk, the trainer is stopped; below half as much more room is made.
 _CUSHION_BYTES, _CUSHION_SHARE = 256 << 20, 1 / 8
 # What is never taken of a machine's memory, or a cgroup's: the kernel kills where nothing is left.
 _FLOOR_BYTES, _FLOOR_SHARE = 64 << 20, 0.02
@@ -57,9 +67,13 @@ _LEAST_SPILL_BYTES = 256 << 10
 _GROWTH = 0.5
 # After a step that did not help it is not tried again for so long.
 _AGAIN_S, _DISK_AGAIN_S = 1.0, 30.0
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 # Of a shortage that others make, it is waited for its end before anything is spilled, and for how long at most.
 _EASES_S, _PATIENCE_S = 2.0, 600.0
+_LONGEST_BACK_OFF_S = 300.0
 _PAUSED_TICK_S = 0.1
+# Looking for what to prune means walking folders; it may take this share of the time.
+_LOOKING_SHARE = 0.02
 # The share of a core that walking a folder may take, and may where room is short.
 _WALKING_SHARE, _WALKING_SHARE_IF_SHORT = 0.005, 0.1
 _MOST_ACTIONS = 1000
@@ -116,6 +130,10 @@ class Fill:
         self._walk_s = self._walk_if_short_s = 0.0
         self._held_bytes = self._free_then_bytes = 0
 
+    def forget(self) -> None:
+        """Have the folder walked the next time: something in it has been deleted."""
+        self._walk_s = 0.0
+
     def free_bytes(self, size_bytes: int, cushion_bytes: int) -> int:
         """Return what may still be written.
 
@@ -138,9 +156,7 @@ class Fill:
 
 
 class Guard:
-    """Watches one trainer from `start` to `finish`, in a thread of its own.
-
-    `lease` is the RAM disk's as it is now, `pausing` why the trainer's processes are stopped, None while they run.
+    """Watches one trainer from `start` to `finish`, in a thread of its own; `lease` is the RAM disk's as it is now.
 
     Args:
         keeper: the process id of the trainer's keeper.
@@ -159,21 +175,25 @@ class Guard:
         self.run, self.lease, self.stage, self.drain, self.processes = run, lease, stage, drain, processes
         self.keeper = keeper
         self.result = Guarded()
-        self.pausing: str | None = None
         self._started_s = time.time()
+        self._upper, self._spilled = Path(stage.layers[0]), Path(stage.spilled)
         self._place = Path(f"/proc/{keeper}/root") / stage.ram.lstrip("/")
-        self._spilled = Path(stage.spilled)
         self._groups = memory.groups()
         self._fill = Fill(Path(lease.folder), lease.backend)
-        self._trainer: int | None = None
-        self._stopped: list[psutil.Process] = []
-        self._paused_since_s = 0.0
-        self._grow_again_s = self._prune_again_s = self._pause_again_s = self._memory_s = 0.0
-        self._spill_again_s = 0.0
+        self._pause: Pause | None = None
+        self._memory_s = self._prune_s = self._grow_s = self._spill_s = 0.0  # when each is to be looked at again
+        self._back_off = {False: BackOff(), True: BackOff()}  # of a full RAM disk, and of memory
+        self._younger_runs, self._younger_s = 0, 0.0
         self._hurried: Checkpoint | None = None
-        self._lock = threading.Lock()  # of stopping and going on
+        self._told: set[str] = set()
+        self._is_to_end = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="guard", daemon=True)
+
+    @property
+    def pausing(self) -> str | None:
+        """Why the trainer is stopped; None while it runs."""
+        return self._pause.why if self._pause else None
 
     @property
     def cushion_bytes(self) -> int:
@@ -184,21 +204,22 @@ class Guard:
         """Begin to watch the trainer with this process id, which sees its project by now."""
         if self.run.guard and self.lease.backend != "disk":
             with contextlib.suppress(ProcessLookupError):  # it has ended already
-                self._trainer = os.pidfd_open(trainer)
+                self._pause = Pause(trainer, self.processes)
                 self._thread.start()
 
     def let_go(self) -> None:
-        """Have the trainer's processes go on, and stop them no more: it is to end."""
-        self._end.set()
-        self._go_on()
+        """Have the trainer go on, and stop it no more: it is to end, and may save something first."""
+        self._is_to_end = True
+        if self._pause:
+            self._note_pause(self._pause.forbid())
 
     def finish(self) -> None:
         """End: the trainer has."""
+        self._end.set()
         self.let_go()
-        if self._trainer is not None:
+        if self._pause:
             self._thread.join()
-            os.close(self._trainer)
-            self._trainer = None
+            self._pause.close()
 
     def _work(self) -> None:
         wait_s = 0.0
@@ -207,7 +228,7 @@ class Guard:
                 try:
                     wait_s = self._look()
                 except (OSError, RamTrainError, psutil.Error) as error:
-                    log.warning("run %s: the guard could not do its work: %s", self.run.run, error)
+                    self._tell_once(f"the guard could not do its work: {error}")
                     wait_s = _AGAIN_S
         except Exception:
             log.exception("run %s: nothing guards its memory any more, a defect of RamTrain", self.run.run)
@@ -218,18 +239,33 @@ class Guard:
     def _look(self) -> float:
         """See how much room there is, and make some if need be; return how long to wait, in seconds."""
         free_bytes = self._free_bytes()
-        if free_bytes < 2 * self.cushion_bytes:
+        if free_bytes < self._alert_bytes:
             free_bytes = self._make_room()
-        disk_s = (free_bytes - self.cushion_bytes) / _FASTEST_BYTES_S
+        wait_s = disk_s = (free_bytes - self.cushion_bytes) / _FASTEST_BYTES_S
         if time.monotonic() >= self._memory_s:
             spare_s = min(-shortage.stop_bytes for shortage in self._memory()) / _FASTEST_BYTES_S
             self._memory_s = time.monotonic() + max(_SHORTEST_S, min(_LONGEST_S, spare_s))
-            disk_s = min(disk_s, spare_s)
-        if disk_s < 0 and time.monotonic() >= self._pause_again_s:
+            wait_s = min(disk_s, spare_s)
+        if wait_s < 0 and not self._is_to_end and self._back_off[disk_s >= 0].is_over(free_bytes, self.cushion_bytes):
             self._pause_until_it_eases(free_bytes)
-        return max(_SHORTEST_S, min(disk_s, self._memory_s - time.monotonic()))
+        return max(_SHORTEST_S, min(wait_s, self._memory_s - time.monotonic()))
 
     # What there is
+
+    @property
+    def _alert_bytes(self) -> int:
+        return self.cushion_bytes * 3 // 2
+
+    @property
+    def _target_bytes(self) -> int:
+        """How much room is made: for one more checkpoint, as far as the RAM disk is large enough for that."""
+        return max(2 * self.cushion_bytes, min(self._checkpoint_bytes(), self.lease.size_bytes // 2))
+
+    def _checkpoint_bytes(self) -> int:
+        return max((saved.size_bytes for saved in self.drain.saved[-10:]), default=0)
+
+    def _free_bytes(self) -> int:
+        return self._fill.free_bytes(self.lease.size_bytes, self.cushion_bytes)
 
     def _shortages(self, free_bytes: int) -> list[Shortage]:
         """Return what keeps the trainer from going on, the most pressing first."""
@@ -253,64 +289,91 @@ class Guard:
 
     def _younger(self, bound: memory.Bound) -> int:
         """Return how many runs that share the memory and are being trained began after this one: they stop first."""
-        count = 0
+        if time.monotonic() < self._younger_s:
+            return self._younger_runs
+        self._younger_runs = 0
         for entry in standing(user_root()):
             group = Path(entry.promise.group) if entry.promise.group else None
             if entry.is_at_work and entry.promise.state != self.lease.state and bound.covers(group):
                 # It may not be mounted yet, or just be released.
                 with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                    count += Lease.read(Path(entry.promise.state) / MARK).started > self.lease.started
-        return count
-
-    @property
-    def _target_bytes(self) -> int:
-        """How much room is made: for one more checkpoint, as far as the RAM disk is large enough for that."""
-        return max(2 * self.cushion_bytes, min(self._checkpoint_bytes(), self.lease.size_bytes // 2))
-
-    def _checkpoint_bytes(self) -> int:
-        return max((saved.size_bytes for saved in self.drain.saved[-10:]), default=0)
+                    other = Lease.read(Path(entry.promise.state) / MARK)
+                    self._younger_runs += other.started > self.lease.started
+        self._younger_s = time.monotonic() + _AGAIN_S
+        return self._younger_runs
 
     # What helps without the trainer's noticing
 
     def _make_room(self) -> int:
-        """Prune, and enlarge the RAM disk; return the room that there is then."""
-        wanted_bytes, now = 2 * self.cushion_bytes, time.monotonic()
-        if self.pausing or now >= self._prune_again_s:
-            for checkpoint in self._prunable():
-                if self._free_bytes() >= self._target_bytes:
-                    break
-                self._prune(checkpoint)
-            self._prune_again_s = time.monotonic() + _AGAIN_S / 4
-        free_bytes = self._free_bytes()
-        if free_bytes < wanted_bytes and self.run.grow and now >= self._grow_again_s:
-            free_bytes = self._grow()
-        return free_bytes
+        """Prune, and enlarge the RAM disk; return the room that there is then. Where one fails the other may help."""
+        now = time.monotonic()
+        if self.pausing or now >= self._prune_s:
+            with self._trying("nothing could be pruned"):
+                self._prune()
+            self._prune_s = time.monotonic() + max(_AGAIN_S / 4, (time.monotonic() - now) / _LOOKING_SHARE)
+        if self._free_bytes() < self._alert_bytes and self.run.grow and now >= self._grow_s:
+            self._grow_s = time.monotonic() + _AGAIN_S
+            with self._trying("its RAM disk could not be enlarged"):
+                self._grow()
+        return self._free_bytes()
 
-    def _free_bytes(self) -> int:
-        return self._fill.free_bytes(self.lease.size_bytes, self.cushion_bytes)
+    @contextlib.contextmanager
+    def _trying(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RamTrainError) as error:
+            self._tell_once(f"{what}: {error}")
+
+    def _prune(self) -> None:
+        """Delete what the trainer would not use again, the oldest first, until there is room."""
+        for checkpoint in self._prunable():
+            if self._free_bytes() >= self._target_bytes:
+                break
+            began_s, place = time.monotonic(), self._through(checkpoint.path)
+            if not is_unchanged(checkpoint, self._upper, self._spilled):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # the trainer has just deleted it
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink()
+                self._fill.forget()
+                self._note("prune", "its RAM disk fills", checkpoint.path, checkpoint.size_bytes, began_s)
 
     def _prunable(self) -> Iterator[Checkpoint]:
-        """Yield what the trainer would not use again, the oldest first: neither the newest whole one nor the best."""
+        """Yield what the trainer would not use again, the oldest first.
+
+        Not what an earlier attempt left, until the trainer itself has written a newer one: it may have to go on from
+        that; nor what is to come home, the newest whole one, the best, and what these need, whatever it is named.
+        """
         products = self.run.products
         newest = self._newest() if products.prunable else None
-        if newest is None:
+        if newest is None or newest.saved_s <= self._started_s:
             return
-        wanted = matcher((*products.model, *products.artifacts))
+        beside = (*products.companions, *products.best)
+        wanted = self._real([*products.model, *products.artifacts, *in_folder_of(newest, beside)])
+        wanted |= {self._upper / path for path, _ in newest.files}
         for checkpoint in reversed(find_checkpoints(self.stage, products.prunable)):
-            names = (checkpoint.path, *(path for path, _ in checkpoint.files))
-            is_wanted = any(wanted.fullmatch(name) for name in names) or _is_best(checkpoint, products)
-            is_older = checkpoint.path != newest.path and checkpoint.saved_s < newest.saved_s
-            in_ram = not any((Path(self.stage.layers[0]) / name).is_symlink() for name in names)
-            if is_older and in_ram and not is_wanted:
+            files = {self._upper / path for path, _ in checkpoint.files}
+            is_in_ram = not any(path.is_symlink() for path in files)
+            if checkpoint.saved_s < newest.saved_s and is_in_ram and files.isdisjoint(wanted):
                 yield checkpoint
+
+    def _real(self, patterns: list[str]) -> set[Path]:
+        """Return the files that the globs name, links followed."""
+        view, found = self.stage.view(), set()
+        for path in view.glob(patterns):
+            with contextlib.suppress(Escapes, FileNotFoundError):  # a link out of the project, or to nothing
+                found.add(view.real(path))
+        return found
 
     def _newest(self) -> Checkpoint | None:
         """Return the newest whole checkpoint: one that the drain knows to be, or that tells it itself."""
-        upper, held = Path(self.stage.layers[0]), self._held()
+        held = self._held()
         for checkpoint in find_checkpoints(self.stage, self.run.products.checkpoints):
             is_closed = held.isdisjoint(f"{self.stage.ram}/{path}" for path, _ in checkpoint.files)
             if checkpoint == self.drain.newest or (
-                is_closed and tells_its_end(checkpoint, upper) and is_whole(checkpoint, upper)
+                is_closed and tells_its_end(checkpoint, self._upper) and is_whole(checkpoint, self._upper)
             ):
                 return checkpoint
         return None
@@ -319,26 +382,43 @@ class Guard:
         """Return what the trainer's processes have open or mapped, by its path as they see it."""
         return {path for process in self.processes() for path in held_by(process.pid)}
 
-    def _prune(self, checkpoint: Checkpoint) -> None:
-        began_s, place = time.monotonic(), self._through(checkpoint.path)
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            place.unlink()
-        self._note("prune", "its RAM disk fills", checkpoint.path, checkpoint.size_bytes, began_s)
-
-    def _grow(self) -> int:
-        """Enlarge the RAM disk, as far as there is memory for it; return the room that there is then."""
+    def _grow(self) -> None:
+        """Enlarge the RAM disk, as far as there is memory for it."""
         began_s, before_bytes = time.monotonic(), self.lease.size_bytes
         more_bytes = max(int(before_bytes * _GROWTH), 2 * self._checkpoint_bytes())
         self.lease = grow(self.run, self.lease, before_bytes + more_bytes, before_bytes + self.cushion_bytes)
-        grown_bytes = self.lease.size_bytes - before_bytes
-        if grown_bytes:
+        if grown_bytes := self.lease.size_bytes - before_bytes:
             size = format_size(self.lease.size_bytes, binary=True)
             self._note("grow", "its RAM disk fills", f"to {size}", grown_bytes, began_s)
-        if grown_bytes < more_bytes:
-            self._grow_again_s = time.monotonic() + _AGAIN_S
-        return self._free_bytes()
+        if grown_bytes == more_bytes:
+            self._grow_s = 0.0
+
+    # What the trainer has to be stopped for
+
+    def _pause_until_it_eases(self, free_bytes: int) -> None:
+        """Stop the trainer, make room, and let it go on when there is some, or when nothing more can be done."""
+        assert self._pause is not None
+        began_s = time.monotonic()
+        worst, *_ = self._shortages(free_bytes) or [None]
+        if worst is None:
+            return
+        is_of_memory = worst.is_of_memory
+        self._hurry()
+        try:
+            if not (stopped := self._pause.begin(worst.why)):
+                return
+            self._note("pause", worst.why, pluralize(stopped, "process", "processes"), 0, began_s)
+            while not self._is_to_end:
+                shortages = self._shortages(self._make_room())
+                is_of_memory |= any(each.is_of_memory and each.stop_bytes > 0 for each in shortages)
+                left = [each for each in shortages if is_of_memory or not each.is_of_memory]
+                if not left:
+                    self._back_off[is_of_memory].reset()
+                    return
+                if not self._relieve(left[0], time.monotonic() - began_s):
+                    return
+        finally:
+            self._go_on()
 
     def _hurry(self) -> None:
         """Have the newest checkpoint brought home, once."""
@@ -347,109 +427,88 @@ class Guard:
             self._hurried = newest
             self._note("drain", "memory runs short", newest.path, newest.size_bytes, time.monotonic())
 
-    # What the trainer has to be stopped for
-
-    def _pause_until_it_eases(self, free_bytes: int) -> None:
-        """Stop the trainer, make room, and let it go on when there is some, or when nothing more can be done."""
-        began_s = time.monotonic()
-        worst, *_ = self._shortages(free_bytes)
-        is_of_memory = worst.is_of_memory
-        try:
-            if not self._pause(worst.why):
-                return
-            self._hurry()
-            while not self._end.is_set():
-                shortages = self._shortages(self._make_room())
-                is_of_memory |= any(each.is_of_memory and each.stop_bytes > 0 for each in shortages)
-                left = [each for each in shortages if is_of_memory or not each.is_of_memory]
-                if not left or not self._relieve(left[0], time.monotonic() - began_s):
-                    return
-        finally:
-            self._go_on()
-
     def _relieve(self, shortage: Shortage, waited_s: float) -> bool:
         """Do something about a shortage, the trainer being stopped; return False if it is to go on as it is."""
         may_ease = shortage.is_of_memory and waited_s < _EASES_S
-        if not may_ease and self._spill(shortage):
+        if not may_ease and time.monotonic() >= self._spill_s and self._spill(shortage):
             return True
         if not shortage.is_of_memory and shortage.stop_bytes <= 0:
             return False  # it is not as much room as was wished for
-        is_last = not self.drain.is_hurrying and (not shortage.is_of_memory or waited_s > _PATIENCE_S)
-        if is_last:
-            self._pause_again_s = time.monotonic() + (_PATIENCE_S / 10 if shortage.is_of_memory else _AGAIN_S)
-            self._note("give way", shortage.why, "nothing more can be moved out of RAM", 0, time.monotonic() - waited_s)
-            return False
-        self._end.wait(_PAUSED_TICK_S)
-        return True
-
-    def _pause(self, why: str) -> bool:
-        """Stop all the trainer's processes, again until there is none that one has just made; False if it has ended."""
-        began_s = time.monotonic()
-        with self._lock:
-            if self._end.is_set() or not self._signal_trainer(signal.SIGSTOP):
-                return False
-            self.pausing, self._paused_since_s = why, began_s
-            known: set[int] = set()
-            while running := [process for process in self.processes() if process.pid not in known]:
-                for process in running:
-                    known.add(process.pid)
-                    with contextlib.suppress(psutil.Error):  # it has ended, or is another user's
-                        process.suspend()
-                        self._stopped.append(process)
-        self._note("pause", why, pluralize(len(self._stopped), "process", "processes"), 0, began_s)
-        return True
-
-    def _signal_trainer(self, number: signal.Signals) -> bool:
-        """Send the trainer's first process a signal, which takes no look at all processes; False if it has ended."""
-        try:
-            signal.pidfd_send_signal(self._trainer, number)
-        except ProcessLookupError:
-            return False
-        return True
+        may_help = shortage.is_of_memory or self.drain.is_hurrying
+        if may_help and waited_s < _PATIENCE_S:
+            self._end.wait(_PAUSED_TICK_S)
+            return True
+        self._back_off[shortage.is_of_memory].extend(self._free_bytes())
+        self._note("give way", shortage.why, "nothing more can be moved out of RAM", 0, time.monotonic() - waited_s)
+        return False
 
     def _go_on(self) -> None:
-        with self._lock:
-            if self.pausing is None:
-                return
-            for process in reversed(self._stopped):
-                with contextlib.suppress(psutil.Error):
-                    process.resume()
-            paused_s = time.monotonic() - self._paused_since_s
-            self._stopped, self.pausing = [], None
+        if self._pause:
+            self._note_pause(self._pause.end())
+
+    def _note_pause(self, paused_s: float) -> None:
+        if paused_s:
             self.result.paused_s = round(self.result.paused_s + paused_s, 3)
-        self._note("go on", "", "", 0, self._paused_since_s)
+            self._note("go on", "", "", 0, time.monotonic() - paused_s)
 
     def _spill(self, shortage: Shortage) -> bool:
         """Move files to the disk, the oldest first, until there is room; return whether any was."""
+        assert self._pause is not None
         missing_bytes, has_spilled = shortage.go_on_bytes, False
+        self._spill_s = time.monotonic() + _AGAIN_S
         remove_orphans(Path(self.lease.folder), self._spilled)
-        for path, size_bytes in self._spillable() if time.monotonic() >= self._spill_again_s else ():
-            if missing_bytes <= 0 or self._end.is_set():
+        checkpoints = matcher(self.run.products.checkpoints)
+        for path, size_bytes in self._spillable():
+            if missing_bytes <= 0 or self._is_to_end:
                 break
-            began_s = time.monotonic()
+            began_s, place = time.monotonic(), self._through(path)
             try:
-                spill(Path(self.stage.layers[0], path), self._through(path), self._spilled)
+                self._check_disk(size_bytes)
+                is_checkpoint = any(checkpoints.fullmatch(str(name)) for name in (path, *Path(path).parents))
+                source = self._upper / path
+                if not spill(source, place, self._spilled, is_checkpoint, self._pause.held, self._go_on_copying):
+                    continue
             except (OSError, RamTrainError) as error:
-                if not self.processes():
-                    break  # the trainer has ended meanwhile
-                log.warning("run %s: %s could not be moved to the disk: %s", self.run.run, path, error)
-                self._spill_again_s = time.monotonic() + _DISK_AGAIN_S
-                break
+                if self._is_to_end or not self.processes():
+                    break  # the trainer has ended meanwhile, or is to
+                self._tell_once(f"{path} could not be moved to the disk: {error}")
+                if isinstance(error, DiskIsFull) or getattr(error, "errno", None) in _DISK_ERRORS:
+                    self._spill_s = time.monotonic() + _DISK_AGAIN_S
+                    break
+                continue
             missing_bytes -= size_bytes
             has_spilled = True
+            self._spill_s = 0.0
+            self._fill.forget()
             self.result.spilled_bytes += size_bytes
             self._note("spill", shortage.why, path, size_bytes, began_s)
         return has_spilled
 
+    def _check_disk(self, size_bytes: int) -> None:
+        """Check that the disk takes a file, and then the newest checkpoint as well.
+
+        Raises:
+            DiskIsFull: it does not.
+        """
+        free_bytes = shutil.disk_usage(self.lease.workdir).free
+        if free_bytes < size_bytes + self._checkpoint_bytes():
+            raise DiskIsFull(f"the disk has {format_size(free_bytes, binary=True)} free")
+
+    def _go_on_copying(self, _files: int, _size_bytes: int) -> None:
+        if self._is_to_end:
+            raise RamTrainError("the trainer is to end")
+
     def _spillable(self) -> Iterator[tuple[str, int]]:
-        """Yield the files in RAM that the trainer wrote and nobody has open, the oldest first, with their sizes."""
-        upper, project = Path(self.stage.layers[0]), Path(self.stage.project)
+        """Yield the files in RAM that the trainer wrote and nobody has open, the oldest first, with the bytes that they
+        take; not those with holes in them, which the disk would be given whole."""
         held, found = self._held(), []
-        for path in View([upper]).written(project):
+        for path in View([self._upper]).written(Path(self.stage.project)):
             with contextlib.suppress(FileNotFoundError):
-                status = (upper / path).lstat()
-                if contents_of(upper / path, None) and status.st_nlink == 1 and status.st_size >= _LEAST_SPILL_BYTES:
-                    found.append((status.st_mtime, path, status.st_size))
+                status = (self._upper / path).lstat()
+                size_bytes = status.st_blocks * 512
+                is_plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and size_bytes >= status.st_size
+                if is_plain and size_bytes >= _LEAST_SPILL_BYTES:
+                    found.append((status.st_mtime, path, size_bytes))
         for _, path, size_bytes in sorted(found):
             if f"{self.stage.ram}/{path}" not in held:
                 yield path, size_bytes
@@ -475,10 +534,37 @@ class Guard:
         told = action + (f": {what}" if what else "") + size + (f", {took_s:.1f} s" if took_s >= 0.1 else "")
         log.warning("run %s: guard: %s%s", self.run.run, told, f" ({why})" if why else "")
 
+    def _tell_once(self, message: str) -> None:
+        """Warn, unless that has been said already."""
+        if message not in self._told:
+            log.warning("run %s: %s", self.run.run, message)
+            self._told = {*list(self._told)[-_MOST_ACTIONS:], message}
 
-def _is_best(checkpoint: Checkpoint, products: Products) -> bool:
-    folder = os.path.dirname(checkpoint.path)
-    return bool(matcher(products.best).fullmatch(os.path.relpath(checkpoint.path, folder or ".")))
+
+class DiskIsFull(RamTrainError):
+    """The disk that would take what does not fit in RAM has no room either."""
+
+
+@dataclass
+class BackOff:
+    """When the trainer is to be stopped again after that did not help: later each time, unless it has got worse."""
+
+    until_s: float = 0.0
+    wait_s: float = 0.0
+    free_bytes: int = 0
+
+    def is_over(self, free_bytes: int, cushion_bytes: int) -> bool:
+        """Whether it may help now."""
+        return time.monotonic() >= self.until_s or free_bytes < self.free_bytes - cushion_bytes // 4
+
+    def extend(self, free_bytes: int) -> None:
+        """Take note that it did not help."""
+        self.wait_s = min(_LONGEST_BACK_OFF_S, max(_AGAIN_S, 2 * self.wait_s))
+        self.until_s, self.free_bytes = time.monotonic() + self.wait_s, free_bytes
+
+    def reset(self) -> None:
+        """Take note that it helped."""
+        self.wait_s = 0.0
 
 
 def _is_stalled() -> bool:

@@ -147,9 +147,11 @@ def _bound_of(group: Path) -> Bound | None:
     known, usage_bytes = [limit for limit in limits if limit is not None], next(filter(None, used), 0)
     if not known:
         return None
-    # The page cache that was not used lately is given up first; version 1 has the sum with the cgroups below.
+    # The page cache is given up before anything is killed, as in MemAvailable; version 1 has the sums with the cgroups
+    # below.
     stat = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
-    reclaimable_bytes = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    kinds = ("inactive_file", "active_file")
+    reclaimable_bytes = sum(int(stat.get(f"total_{kind}", stat.get(kind, 0))) for kind in kinds)
     available_bytes = min(known) - max(0, usage_bytes - reclaimable_bytes)
     name = f"the cgroup {group}, limited to {format_size(min(known), binary=True)}"
     return Bound(name, min(known), max(0, available_bytes), group)

@@ -30,7 +30,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, SHM, Lease, is_full, lock_of, ram_root, short_name, used_bytes
 from ramtrain.ledger import at_work, forget_work
 from ramtrain.meter import disk_counters
-from ramtrain.spill import spill_folder
+from ramtrain.spill import moved_away, remove_spilled, spill_folder
 from ramtrain.system import CommandError, Mount, mount_of, mounts, run_command
 
 log = logging.getLogger(__name__)
@@ -377,13 +377,20 @@ def release(lease: Lease) -> bool:
         raise RamTrainError(
             f"run {lease.run}: {', '.join(inside)} is mounted inside its RAM disk, not by RamTrain; unmount it first."
         )
+    stays = moved_away(folder, spill_folder(lease))
+    if stays:
+        log.warning(
+            "run %s: %s stays: the trainer may have moved its link elsewhere. Delete it if no link leads there.",
+            lease.run,
+            ", ".join(map(str, stays)),
+        )
     if mounted:
         _unmount(lease)
     _clear_beside(state)
     for place in (folder, state):
         _empty_folder(place)
         _prune_empty(place)
-    remove_tree(spill_folder(lease))
+    remove_spilled(spill_folder(lease), stays)
     return True
 
 

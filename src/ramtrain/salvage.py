@@ -119,7 +119,8 @@ def whole_model(lease: Lease, stage: Stage, begun: Begun) -> dict[str, Path]:
         if not files or not all(is_whole_file(file) for file in files.values()):
             return {}
         found |= files
-    return found if any(file.is_relative_to(stage.layers[0]) for file in found.values()) else {}
+    made = (Path(stage.layers[0]), Path(stage.spilled))
+    return found if any(file.is_relative_to(place) for file in found.values() for place in made) else {}
 
 
 def written(lease: Lease, stage: Stage) -> dict[str, Path]:

@@ -25,7 +25,7 @@ from ramtrain.fingerprint import Fingerprint
 from ramtrain.namespace import ENTER, Overlay
 from ramtrain.ramdisk import Lease, remove_tree
 from ramtrain.sighting import SIGHTING
-from ramtrain.spill import remove_orphans, spill_folder
+from ramtrain.spill import remove_spilled, spill_folder
 from ramtrain.system import mounts
 from ramtrain.tree import Item, copy_items, scan
 from ramtrain.view import View, matcher
@@ -56,7 +56,7 @@ class Stage:
     files: int
     bytes: int
     stage_s: float
-    spilled: str = ""
+    spilled: str = "/dev/null/spilled"  # in a note of before there was one: no file can be made there
 
     @classmethod
     def read(cls, path: Path) -> Stage:
@@ -138,7 +138,7 @@ def stage_project(run: Run, lease: Lease) -> Stage:
     if Begun.read(lease) is None:
         for left in ("overlay", "volatile", "project", "out"):
             remove_tree(folder / left)
-        remove_orphans(folder, spill_folder(lease))
+        remove_spilled(spill_folder(lease))
     methods: dict[str, Callable[[Run, Path], Stage]] = {"overlay": _overlay, "copy": _copy, "none": _none}
     if run.staging != "auto":
         try:

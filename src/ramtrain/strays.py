@@ -24,8 +24,9 @@ _MOST_TOLD = 5
 class Strays:
     """The files on a disk that a trainer was seen to have open for writing, each with the largest size it had."""
 
-    def __init__(self) -> None:
+    def __init__(self, spilled: str) -> None:
         self.files: dict[str, int] = {}
+        self.spilled = spilled  # what is written there is so since RAM has no room
 
     def look(self, processes: Iterable[psutil.Process]) -> None:
         """See what the processes have open for writing now; a file that is open for a moment may be missed."""
@@ -33,7 +34,7 @@ class Strays:
             with contextlib.suppress(OSError):  # it has ended
                 seen = mounts(process.pid)
                 for path in filter(os.path.isabs, written_by(process.pid)):
-                    if _is_on_disk(mount_of(Path(path), seen)):
+                    if not path.startswith(f"{self.spilled}/") and _is_on_disk(mount_of(Path(path), seen)):
                         self._note(process.pid, path)
 
     def _note(self, pid: int, path: str) -> None:

@@ -275,7 +275,7 @@ class _Watch:
         self.has_ended = self.is_guarded = False
         self.used_bytes = self.peak_bytes = 0
         self.next_measure = self.next_sample = self.next_sighting = 0.0
-        self.strays, self.told_of_strays, self.staging = Strays(), False, stage.method
+        self.strays, self.told_of_strays, self.staging = Strays(stage.spilled), False, stage.method
         self.series = Series(series_of(lease), run.trainer.progress)
         self.before = disk_counters(Path(lease.workdir))
         self.oom_kills = _oom_kills()
@@ -314,8 +314,8 @@ class _Watch:
 
     @property
     def is_full(self) -> bool:
-        """Whether the RAM disk was as good as full."""
-        return is_full(self.peak_bytes, self.lease.size_bytes)
+        """Whether the RAM disk was as good as full when the trainer ended."""
+        return is_full(self.used_bytes, self.lease.size_bytes)
 
     def until_end(self) -> Ending | None:
         """Return how the trainer ended; None if its keeper died."""

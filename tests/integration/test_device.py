@@ -91,7 +91,7 @@ def test_whatever_way_a_trainer_writes_the_record_says_what_the_device_was_given
 def test_the_example_in_ram_and_on_the_disk(backend: str, disk: tuple[Path, Callable[[], int]]) -> None:
     config = yaml.safe_load((REPO / "config/config.yaml").read_text())
     config["project"]["command"] = [sys.executable, "train.py", "--epochs", "1", "--seed", "1"]
-    config["train"]["threads"] = 1
+    config["train"] = {"threads": 1}
     config |= {"runs": None, "benchmark": {}, "ramdisk": {"size": "600M", "backend": backend}}
     record, device_bytes = _run_on(disk, REPO / "examples/tiny_tts", config)
     _check_device(record, device_bytes)

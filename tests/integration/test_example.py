@@ -24,7 +24,7 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
     config = yaml.safe_load((REPO / "config/config.yaml").read_text())
     config["project"]["path"] = str(EXAMPLE)
     config["protect"] = {"max_loss": "1 s"}
-    config["train"]["threads"] = 1  # beside other tests two would wait for each other
+    config["train"] = {"threads": 1}  # beside other tests two would wait for each other
     (workdir / "config").mkdir()
     (workdir / "config/runs.tsv").write_text(f"run\tepochs\tseed\nexample\t{EPOCHS}\t1\n")
     before = {path: path.stat().st_mtime_ns for path in EXAMPLE.rglob("*")}

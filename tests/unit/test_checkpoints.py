@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from workplace import spill_at_rest
 
 from ramtrain import checkpoints
 from ramtrain.checkpoints import (
@@ -29,7 +30,7 @@ from ramtrain.checkpoints import (
     tells_its_end,
     written_to,
 )
-from ramtrain.spill import contents_of, spill
+from ramtrain.spill import contents_of
 from ramtrain.staging import Stage
 
 WEIGHTS = random.Random(1).randbytes(3000)
@@ -242,7 +243,7 @@ def test_one_that_has_been_spilled_is_the_same_in_other_files(moved: list[str], 
     patterns = ["out/ck_*.pth", "out/ck-20", "out/ck-*"]
     before = {found.path: found for found in find_checkpoints(stage, patterns)}
     for name in moved:
-        spill(ram / name, ram / name, tmp_path / "spilled")
+        spill_at_rest(ram / name, ram / name, tmp_path / "spilled")
     after = {found.path: found for found in find_checkpoints(stage, patterns)}
     assert before.keys() == after.keys() == {"out/ck_1.pth", "out/ck-20"}
     for path, found in after.items():
@@ -266,7 +267,7 @@ def test_one_that_is_spilled_while_it_is_looked_for_is_found_with_all_its_files(
     def look_and_spill(path: Path, folder: Path | None) -> Path | None:
         found = contents_of(path, folder)
         if path.is_file() and not path.is_symlink():
-            spill(path, path, tmp_path / "spilled")
+            spill_at_rest(path, path, tmp_path / "spilled")
         return found
 
     monkeypatch.setattr(checkpoints, "contents_of", look_and_spill)
@@ -280,7 +281,7 @@ def test_a_link_to_anywhere_else_is_still_none_where_files_are_spilled(copied: S
     ram = tmp_path / "ram/out"
     write(ram, {"ck_1.pth": PYTORCH, "ck-20/a": OTHER})
     write(tmp_path, {"spilled/ck-21/a": OTHER, "elsewhere/x": OTHER})
-    spill(ram / "ck_1.pth", ram / "ck_1.pth", tmp_path / "spilled")
+    spill_at_rest(ram / "ck_1.pth", ram / "ck_1.pth", tmp_path / "spilled")
     (ram / "ck_2.pth").symlink_to("ck_1.pth")
     (ram / "ck_3.pth").symlink_to(tmp_path / "elsewhere/x")
     (ram / "ck_4.pth").symlink_to(tmp_path / "spilled/gone")

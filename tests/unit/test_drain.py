@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import REPO, small_config
-from workplace import check_folder
+from workplace import check_folder, spill_at_rest
 
 from ramtrain import drain as drains
 from ramtrain import durable, shelf
@@ -37,7 +37,6 @@ from ramtrain.fingerprint import Fingerprint
 from ramtrain.meter import ProcessWrites
 from ramtrain.ramdisk import Lease, acquire, release
 from ramtrain.shelf import DurableCheckpoint, durable_checkpoints
-from ramtrain.spill import spill
 from ramtrain.staging import Stage, stage_project
 
 DAY_S = 86400
@@ -259,7 +258,7 @@ class Place:
     def spill(self, *names: str) -> None:
         """Move files to the disk, as the guard does."""
         for name in names:
-            spill(self.ram / name, self.ram / name, Path(self.stage.spilled))
+            spill_at_rest(self.ram / name, self.ram / name, Path(self.stage.spilled))
 
     @property
     def on_disk(self) -> list[DurableCheckpoint]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import needs_root
+from conftest import REPO, needs_root, small_config
 
 from ramtrain import guard
-from ramtrain.guard import Action, Fill, Guarded
+from ramtrain.config import complete_config, load_runs
+from ramtrain.drain import Drain
+from ramtrain.guard import Action, BackOff, Fill, Guard, Guarded
 from ramtrain.lease import SHM, used_in
 from ramtrain.meter import ProcessWrites
-from ramtrain.ramdisk import remove_tree
+from ramtrain.ramdisk import acquire, release, remove_tree
+from ramtrain.staging import stage_project
 from ramtrain.system import run_command
 
 MIB = 1 << 20
@@ -159,3 +163,114 @@ def test_its_account_is_read_as_it_was_noted() -> None:
     )
     for each in (account, Guarded()):
         assert Guarded.from_dict(json.loads(json.dumps(asdict(each)))) == each
+
+
+def zipped(path: Path, saved_s: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", path.name)
+    os.utime(path, (saved_s, saved_s))
+
+
+@pytest.fixture
+def guarding(project: Path, workdir: Path) -> Iterator[Callable[..., Guard]]:
+    """Return a function that gives the guard of a training with six checkpoints, saved a second apart."""
+    leases = []
+
+    def make(**changes: object) -> Guard:
+        config = small_config(project, **{"ramdisk.backend": "shm", "staging": "copy", **changes})
+        (run,) = load_runs(complete_config(config, REPO, "test"), REPO).values()
+        lease = acquire(run, workdir)
+        leases.append(lease)
+        stage = stage_project(run, lease)
+        for number in range(1, 7):
+            zipped(Path(stage.ram) / f"out/ck_{number}.pth", 1e9 + number)
+        guarding = Guard(run, lease, stage, os.getpid(), Drain(run, lease, stage, None, list, dict), list)
+        guarding._started_s = 1e9
+        return guarding
+
+    yield make
+    for lease in leases:
+        release(lease)
+
+
+GLOBS = {"project.checkpoints": ["out/ck_*.pth"], "project.prunable": ["out/*"], "project.artifacts": []}
+
+
+def pruned(guarding: Guard) -> list[str]:
+    return [checkpoint.path for checkpoint in guarding._prunable()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stay"),
+    [
+        ({}, {6}),
+        ({"project.artifacts": ["out/ck_2.pth"]}, {2, 6}),
+        ({"project.model": ["out/ck_[13].pth"]}, {1, 3, 6}),
+        ({"project.prunable": ["out/ck_[12].pth"]}, {3, 4, 5, 6}),
+        ({"project.prunable": []}, {1, 2, 3, 4, 5, 6}),
+    ],
+)
+def test_what_is_pruned_the_oldest_first(
+    changes: dict[str, object], stay: set[int], guarding: Callable[..., Guard]
+) -> None:
+    expected = [f"out/ck_{number}.pth" for number in range(1, 7) if number not in stay]
+    assert pruned(guarding(**{**GLOBS, **changes})) == expected
+
+
+def test_what_a_link_stands_for_is_not_pruned(guarding: Callable[..., Guard]) -> None:
+    """The model is a link to the checkpoint that was the best."""
+    found = guarding(**GLOBS, **{"project.model": ["best.pth"]})
+    Path(found.stage.ram, "best.pth").symlink_to("out/ck_4.pth")
+    assert "out/ck_4.pth" not in pruned(found)
+    assert len(pruned(found)) == 4
+
+
+def test_what_belongs_to_the_newest_is_not_pruned(guarding: Callable[..., Guard]) -> None:
+    """A file of a folder, a companion, the best so far: all of them older than the checkpoint itself."""
+    found = guarding(**GLOBS)
+    products = replace(found.run.products, companions=("D_6.pth",), best=("best_*.pth",), checkpoints=("out/ck_6*",))
+    found.run = replace(found.run, products=products)
+    for name in ("D_6.pth", "D_5.pth", "best_model.pth"):
+        zipped(Path(found.stage.ram, "out", name), 1e9 + 0.5)
+    assert "out/D_5.pth" in pruned(found)
+    assert not {"out/D_6.pth", "out/best_model.pth"} & set(pruned(found))
+
+
+def test_what_a_training_may_have_to_go_on_from_is_not_pruned(guarding: Callable[..., Guard]) -> None:
+    """Until it has written a checkpoint of its own, the newest may be one that it cannot load."""
+    found = guarding(**GLOBS)
+    found._started_s = 1e9 + 10
+    assert pruned(found) == []
+    zipped(Path(found.stage.ram, "out/ck_7.pth"), 1e9 + 11)
+    assert len(pruned(found)) == 6
+
+
+def test_it_is_tried_again_later_and_later_unless_it_gets_worse() -> None:
+    back_off = BackOff()
+    assert back_off.is_over(100 * MIB, 8 * MIB)
+    waits_s = []
+    for _ in range(12):
+        back_off.extend(100 * MIB)
+        waits_s.append(back_off.wait_s)
+    assert waits_s[:4] == [1, 2, 4, 8]
+    assert waits_s[-1] == 300
+    assert not back_off.is_over(100 * MIB, 8 * MIB)
+    assert not back_off.is_over(99 * MIB, 8 * MIB)
+    assert back_off.is_over(90 * MIB, 8 * MIB)
+    back_off.reset()
+    back_off.extend(0)
+    assert back_off.wait_s == 1
+
+
+def test_files_with_holes_and_those_with_other_names_are_not_spilled(guarding: Callable[..., Guard]) -> None:
+    """The one would be written out whole, the other would free nothing."""
+    found = guarding(**GLOBS)
+    ram = Path(found.stage.ram)
+    write(ram, 1, "plain")
+    write(ram, 1, "two names")
+    os.link(ram / "two names", ram / "other name")
+    with (ram / "holes").open("wb") as file:
+        file.write(bytes(MIB))
+        file.truncate(100 * MIB)
+    assert list(found._spillable()) == [("plain", MIB)]

@@ -74,7 +74,7 @@ def test_without_cgroups_there_is_the_machine(machine: Machine) -> None:
 def test_version_1_nested(machine: Machine) -> None:
     machine.is_in("/job/step", 1)
     machine.group("/", memory_limit_in_bytes=NO_LIMIT, memory_usage_in_bytes=5 * GIB)
-    stat = f"cache 5\ninactive_file 7\ntotal_inactive_file {GIB}"
+    stat = f"cache 5\ninactive_file 7\ntotal_inactive_file {GIB // 2}\ntotal_active_file {GIB // 2}"
     machine.group("/job", memory_limit_in_bytes=4 * GIB, memory_usage_in_bytes=3 * GIB, memory_stat=stat)
     own = machine.group("/job/step", memory_limit_in_bytes=8 * GIB, memory_usage_in_bytes=GIB, memory_stat="cache 1")
     assert machine.found() == {"": 12 * GIB, "job/step": 7 * GIB, "job": 2 * GIB}
@@ -85,7 +85,7 @@ def test_version_1_nested(machine: Machine) -> None:
 def test_version_2_nested_with_a_soft_limit(machine: Machine) -> None:
     machine.is_in("/user.slice/app", 2)
     machine.group("/user.slice", memory_max="max", memory_high=3 * GIB, memory_current=GIB, memory_stat="anon 1")
-    stat = f"anon 5\ninactive_file {GIB // 2}\nactive_file 3"
+    stat = f"anon 5\ninactive_file {GIB // 4}\nactive_file {GIB // 4}"
     machine.group("/user.slice/app", memory_max=2 * GIB, memory_high="max", memory_current=GIB, memory_stat=stat)
     assert machine.found() == {"": 12 * GIB, "user.slice/app": 3 * GIB // 2, "user.slice": 2 * GIB}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPO, needs_root, small_config
-from workplace import snakemake_argv
+from workplace import snakemake_argv, spill_at_rest
 
 from ramtrain import ramdisk
 from ramtrain.config import Run, complete_config, load_runs
@@ -23,7 +23,7 @@ from ramtrain.lease import SHM, current, user_root
 from ramtrain.ledger import standing
 from ramtrain.namespace import ENTER
 from ramtrain.ramdisk import MARK, Lease, acquire, grow, ram_root, release, temporary_folder, used_bytes
-from ramtrain.spill import spill, spill_folder
+from ramtrain.spill import remove_spilled, spill_folder
 from ramtrain.staging import Begun, stage_project
 from ramtrain.system import mounts, run_command
 
@@ -140,7 +140,7 @@ def test_what_was_spilled_goes_with_its_ram_disk(lease: Lease, workdir: Path) ->
     file = Path(lease.folder) / "model.pth"
     file.write_bytes(b"weights")
     (folder.parent / "model").mkdir(parents=True)
-    spill(file, file, folder)
+    spill_at_rest(file, file, folder)
     assert list(folder.iterdir())
     release(lease)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -152,7 +152,7 @@ def test_what_was_spilled_of_a_ram_disk_that_a_reboot_took_goes_with_the_next(pr
     stage = stage_project(run, lease)
     file = Path(stage.ram) / "model.pth"
     file.write_bytes(b"weights")
-    spill(file, file, Path(stage.spilled))
+    spill_at_rest(file, file, Path(stage.spilled))
     (spilled,) = Path(stage.spilled).iterdir()
     begun = Begun(Fingerprint({}, {}), run.products)
 
@@ -164,8 +164,32 @@ def test_what_was_spilled_of_a_ram_disk_that_a_reboot_took_goes_with_the_next(pr
     lease = acquire(run, workdir)
     assert spilled.exists()
     stage_project(run, lease)
-    assert list(Path(stage.spilled).iterdir()) == []
+    assert not Path(stage.spilled).exists()
     release(lease)
+
+
+def test_what_is_no_checkpoint_and_was_moved_away_stays_and_is_named(
+    lease: Lease, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trainer that moves it to another disk moves the link."""
+    folder = spill_folder(lease)
+    for name in ("moved.bin", "deleted checkpoint.pth", "there.bin"):
+        file = Path(lease.folder) / name
+        file.write_bytes(b"weights")
+        spill_at_rest(file, file, folder, is_checkpoint=name.endswith(".pth"))
+    target = os.readlink(Path(lease.folder) / "moved.bin")
+    (Path(lease.folder) / "moved.bin").unlink()
+    (tmp_path / "elsewhere").symlink_to(target)
+    (Path(lease.folder) / "deleted checkpoint.pth").unlink()
+    release(lease)
+    assert (tmp_path / "elsewhere").read_bytes() == b"weights"
+    assert f"{target} stays: the trainer may have moved its link elsewhere" in caplog.text
+    assert sorted(path.name for path in folder.iterdir()) == sorted([Path(target).name, "stays.txt"])
+    remove_spilled(folder)
+    assert (tmp_path / "elsewhere").exists(), "nor does the next run delete it"
+    Path(target).unlink()
+    remove_spilled(folder)
+    assert not folder.exists()
 
 
 @pytest.fixture

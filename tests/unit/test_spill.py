@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPO, small_config
+from workplace import spill_at_rest
 
 from ramtrain import durable
+from ramtrain.config import complete_config, load_runs
 from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
 from ramtrain.lease import SHM
-from ramtrain.spill import contents_of, remove_orphans, spill
+from ramtrain.ramdisk import acquire, release
+from ramtrain.salvage import whole_model
+from ramtrain.spill import InUse, contents_of, remove_orphans, remove_spilled, spill
+from ramtrain.staging import Begun, stage_project
 
 WEIGHTS = bytes(range(256)) * 5000
 
@@ -108,7 +116,7 @@ def test_any_other_link_has_no_contents_of_ours(make: Callable[[Path, Path], str
 def test_the_contents_are_the_file_s_own_or_those_that_were_spilled(ram: Path, folder: Path) -> None:
     path = write(ram / "model.pth")
     assert contents_of(path, folder) == contents_of(path, None) == path
-    spill(path, path, folder)
+    spill_at_rest(path, path, folder)
     (spilled,) = folder.iterdir()
     assert contents_of(path, folder) == spilled
     assert contents_of(path, None) is None, "nothing has been spilled"
@@ -120,7 +128,7 @@ def test_the_contents_are_the_file_s_own_or_those_that_were_spilled(ram: Path, f
 
 def test_a_trainer_may_put_a_file_in_the_link_s_place_at_any_moment(ram: Path, folder: Path, tmp_path: Path) -> None:
     path = write(ram / "model.pth")
-    spill(path, path, folder)
+    spill_at_rest(path, path, folder)
     (spilled,) = folder.iterdir()
     has_ended = threading.Event()
 
@@ -157,7 +165,7 @@ def test_a_spilled_file_is_the_same_on_the_disk(mode: int, ram: Path, folder: Pa
     path = write(ram / "out/model [1] ü.pth")
     path.chmod(mode)
     os.utime(path, ns=(1, 1_234_567_890_123_456_789))
-    spill(path, path, folder)
+    spill_at_rest(path, path, folder)
     (spilled,) = folder.iterdir()
     assert os.readlink(path) == str(spilled)
     assert spilled.name.endswith("-model [1] ü.pth")
@@ -170,7 +178,7 @@ def test_a_spilled_file_is_the_same_on_the_disk(mode: int, ram: Path, folder: Pa
 def test_files_of_the_same_name_do_not_meet(ram: Path, folder: Path) -> None:
     for name in ("a", "b"):
         path = write(ram / name / "model.pth", name.encode())
-        spill(path, path, folder)
+        spill_at_rest(path, path, folder)
     assert len(list(folder.iterdir())) == 2
     assert [(ram / name / "model.pth").read_bytes() for name in ("a", "b")] == [b"a", b"b"]
 
@@ -180,7 +188,7 @@ def test_the_link_is_made_where_the_trainer_sees_the_file(folder: Path, tmp_path
     upper = SHM / f"spill test {os.getpid()}"
     try:
         source, place = write(upper / "model.pth"), write(tmp_path / "merged/model.pth", b"")
-        spill(source, place, folder)
+        spill_at_rest(source, place, folder)
         assert place.is_symlink()
         assert place.read_bytes() == WEIGHTS
         assert source.is_file()
@@ -191,7 +199,7 @@ def test_the_link_is_made_where_the_trainer_sees_the_file(folder: Path, tmp_path
 
 def test_what_is_written_through_the_link_is_on_the_disk(ram: Path, folder: Path) -> None:
     path = write(ram / "model.pth")
-    spill(path, path, folder)
+    spill_at_rest(path, path, folder)
     path.write_bytes(b"newer")
     (spilled,) = folder.iterdir()
     assert path.is_symlink()
@@ -242,7 +250,7 @@ def test_one_that_cannot_be_spilled_is_as_it_was(
     spoil(place, folder, monkeypatch)
     before, inode = all_of(tmp_path), source.stat().st_ino
     with pytest.raises((OSError, RamTrainError)):
-        spill(source, place, folder)
+        spill_at_rest(source, place, folder)
     assert all_of(tmp_path) == before
     assert source.stat().st_ino == inode
 
@@ -250,7 +258,7 @@ def test_one_that_cannot_be_spilled_is_as_it_was(
 def test_only_what_no_link_leads_to_is_an_orphan(ram: Path, folder: Path, tmp_path: Path) -> None:
     for name in ("stays", "moved", "renamed", "hidden", "deleted", "overwritten", "only nearly"):
         path = write(ram / "out" / name, name.encode())
-        spill(path, path, folder)
+        spill_at_rest(path, path, folder)
     write(folder / ".12345678-cut.short.partial")
     (ram / "other/deep").mkdir(parents=True)
     (ram / "out/moved").rename(ram / "other/deep/moved")
@@ -261,7 +269,7 @@ def test_only_what_no_link_leads_to_is_an_orphan(ram: Path, folder: Path, tmp_pa
     (ram / "out/only nearly").rename(tmp_path / "out of RAM")
     (ram / "out/link to a folder").symlink_to(tmp_path)
     remove_orphans(ram, folder)
-    assert sorted(path.name[9:] for path in folder.iterdir()) == ["hidden", "moved", "renamed", "stays"]
+    assert sorted(path.name[11:] for path in folder.iterdir()) == ["hidden", "moved", "renamed", "stays"]
     read = [ram / "out/stays", ram / "other/deep/moved", ram / "out/best.pth", ram / ".hidden"]
     assert [path.read_bytes() for path in read] == [b"stays", b"moved", b"renamed", b"hidden"]
     assert (ram / "out/overwritten").read_bytes() == b"new"
@@ -277,6 +285,73 @@ def test_where_nothing_was_spilled_there_are_no_orphans(ram: Path, folder: Path)
 
 def test_of_a_ram_disk_that_is_gone_all_are_orphans(ram: Path, folder: Path) -> None:
     path = write(ram / "model.pth")
-    spill(path, path, folder)
+    spill_at_rest(path, path, folder)
     remove_orphans(ram / "nowhere", folder)
     assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_moved_of_a_trainer_that_goes_on_meanwhile(ram: Path, folder: Path) -> None:
+    path = write(ram / "model.pth", b"weights")
+    assert not spill(path, path, folder, True, lambda: contextlib.nullcontext(False))
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"weights"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["written to", "replaced"])
+def test_what_is_changed_after_it_was_copied_is_not_lost(how: str, ram: Path, folder: Path) -> None:
+    path = write(ram / "model.pth", b"weights")
+
+    @contextlib.contextmanager
+    def held() -> Iterator[bool]:
+        if how == "replaced":
+            write(ram / "new", b"newer!!").replace(path)
+        else:
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        yield True
+
+    assert not spill(path, path, folder, True, held)
+    assert path.read_bytes() == (b"newer!!" if how == "replaced" else b"weights")
+    assert list(folder.iterdir()) == []
+
+
+def test_what_any_process_has_open_for_writing_is_not_moved(ram: Path, folder: Path) -> None:
+    """Also one that is none of the trainer's; on a file system with leases, such as tmpfs."""
+    path = write(ram / "model.pth", b"weights")
+    with path.open("ab"), pytest.raises(InUse, match=r"model\.pth is open for writing"):
+        spill(path, path, folder, True, lambda: contextlib.nullcontext(True))
+    assert path.read_bytes() == b"weights"
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_a_copy_that_is_called_off_leaves_all_as_it_was(ram: Path, folder: Path) -> None:
+    path = write(ram / "model.pth", b"weights")
+
+    def call_off(_files: int, _size_bytes: int) -> None:
+        raise RamTrainError("the trainer is to end")
+
+    with pytest.raises(RamTrainError, match="is to end"):
+        spill(path, path, folder, True, lambda: contextlib.nullcontext(True), call_off)
+    assert path.read_bytes() == b"weights"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_model_that_was_spilled_counts_as_made_by_the_training(project: Path, workdir: Path) -> None:
+    """It comes home with `unmount`, though nothing of it is in RAM."""
+    config = small_config(project, **{"ramdisk.backend": "shm", "staging": "copy", "project.model": ["best.bin"]})
+    (run,) = load_runs(complete_config(config, REPO, "test"), REPO).values()
+    lease = acquire(run, workdir)
+    stage = stage_project(run, lease)
+    path = write(Path(stage.ram) / "best.bin", b"weights")
+    spill_at_rest(path, path, Path(stage.spilled), is_checkpoint=False)
+    found = whole_model(lease, stage, Begun(Fingerprint({}, {}), run.products))
+    assert [file.read_bytes() for file in found.values()] == [b"weights"]
+    release(lease)
+
+
+def test_another_folder_is_never_taken_for_that_of_spilled_files(ram: Path, workdir: Path) -> None:
+    write(workdir / "c-my.yaml")
+    for folder in (Path(), workdir, Path("spilled")):
+        remove_orphans(ram, folder)
+        remove_spilled(folder)
+    assert (workdir / "c-my.yaml").exists()

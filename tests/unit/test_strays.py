@@ -52,7 +52,7 @@ def holder() -> Iterator[Callable[[Path, str], psutil.Process]]:
 def test_a_file_on_the_disk_is_seen(way: str, tmp_path: Path, holder: Callable[[Path, str], psutil.Process]) -> None:
     if device_of(tmp_path) is None:
         pytest.skip("needs a temporary folder on a disk")
-    strays = Strays()
+    strays = Strays("/spilled")
     strays.look([holder(tmp_path / "cache.bin", way)])
     assert strays.files == {str(tmp_path / "cache.bin"): 5000}
     assert f"volatile: [{tmp_path}]" in strays.told(2_000_000, "overlay")
@@ -61,7 +61,7 @@ def test_a_file_on_the_disk_is_seen(way: str, tmp_path: Path, holder: Callable[[
 
 def test_what_is_in_memory_is_no_stray(holder: Callable[[Path, str], psutil.Process]) -> None:
     path = Path("/dev/shm/ramtrain-test-stray")
-    strays = Strays()
+    strays = Strays("/spilled")
     strays.look([holder(path, "deleted")])
     assert strays.files == {}
     assert "not seen open" in strays.told(2_000_000, "overlay")
@@ -70,7 +70,7 @@ def test_what_is_in_memory_is_no_stray(holder: Callable[[Path, str], psutil.Proc
 def test_a_process_that_has_ended_has_nothing_to_tell(tmp_path: Path) -> None:
     process = psutil.Popen([sys.executable, "-c", ""])
     process.wait()
-    strays = Strays()
+    strays = Strays("/spilled")
     strays.look([process])
     assert strays.files == {}
 
