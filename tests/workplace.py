@@ -179,7 +179,8 @@ class Workplace:
     def reboot(self) -> None:
         """Take away all that a reboot takes: what runs, and what is in RAM."""
         for process in self.ours():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.wait_for_nobody()
         if self.ram.parent.exists():
             for entry in mounts():

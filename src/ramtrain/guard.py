@@ -77,6 +77,7 @@ _LOOKING_SHARE = 0.02
 # The share of a core that walking a folder may take, and may where room is short.
 _WALKING_SHARE, _WALKING_SHARE_IF_SHORT = 0.005, 0.1
 _MOST_ACTIONS = 1000
+_FILLS = "its RAM disk fills"
 
 
 @dataclass(frozen=True)
@@ -306,10 +307,9 @@ class Guard:
 
     def _make_room(self) -> int:
         """Prune, and enlarge the RAM disk; return the room that there is then. Where one fails the other may help."""
-        now = time.monotonic()
-        if self.pausing or now >= self._prune_s:
-            with self._trying("nothing could be pruned"):
-                self._prune()
+        now, free_bytes = time.monotonic(), self._free_bytes()
+        if free_bytes < self._alert_bytes and not self.pausing and now >= self._prune_s:
+            self._prune(self._target_bytes - free_bytes, _FILLS)
             self._prune_s = time.monotonic() + max(_AGAIN_S / 4, (time.monotonic() - now) / _LOOKING_SHARE)
         if self._free_bytes() < self._alert_bytes and self.run.grow and now >= self._grow_s:
             self._grow_s = time.monotonic() + _AGAIN_S
@@ -324,21 +324,26 @@ class Guard:
         except (OSError, RamTrainError) as error:
             self._tell_once(f"{what}: {error}")
 
-    def _prune(self) -> None:
-        """Delete what the trainer would not use again, the oldest first, until there is room."""
-        for checkpoint in self._prunable():
-            if self._free_bytes() >= self._target_bytes:
-                break
-            began_s, place = time.monotonic(), self._through(checkpoint.path)
-            if not is_unchanged(checkpoint, self._upper, self._spilled):
-                continue
-            with contextlib.suppress(FileNotFoundError):  # the trainer has just deleted it
-                if place.is_dir() and not place.is_symlink():
-                    shutil.rmtree(place)
-                else:
-                    place.unlink()
-                self._fill.forget()
-                self._note("prune", "its RAM disk fills", checkpoint.path, checkpoint.size_bytes, began_s)
+    def _prune(self, missing_bytes: int, why: str) -> bool:
+        """Delete what the trainer would not use again, the oldest first, until so much is; return whether any was."""
+        has_pruned = False
+        with self._trying("nothing could be pruned"):
+            for checkpoint in self._prunable():
+                began_s, place = time.monotonic(), self._through(checkpoint.path)
+                if missing_bytes <= 0:
+                    break
+                if not is_unchanged(checkpoint, self._upper, self._spilled):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # the trainer has just deleted it
+                    if place.is_dir() and not place.is_symlink():
+                        shutil.rmtree(place)
+                    else:
+                        place.unlink()
+                    has_pruned = True
+                    missing_bytes -= checkpoint.size_bytes
+                    self._fill.forget()
+                    self._note("prune", why, checkpoint.path, checkpoint.size_bytes, began_s)
+        return has_pruned
 
     def _prunable(self) -> Iterator[Checkpoint]:
         """Yield what the trainer would not use again, the oldest first.
@@ -389,7 +394,7 @@ class Guard:
         self.lease = grow(self.run, self.lease, before_bytes + more_bytes, before_bytes + self.cushion_bytes)
         if grown_bytes := self.lease.size_bytes - before_bytes:
             size = format_size(self.lease.size_bytes, binary=True)
-            self._note("grow", "its RAM disk fills", f"to {size}", grown_bytes, began_s)
+            self._note("grow", _FILLS, f"to {size}", grown_bytes, began_s)
         if grown_bytes == more_bytes:
             self._grow_s = 0.0
 
@@ -403,10 +408,12 @@ class Guard:
         if worst is None:
             return
         is_of_memory = worst.is_of_memory
-        self._hurry()
+        hurried = self._hurry()
         try:
             if not (stopped := self._pause.begin(worst.why)):
                 return
+            if hurried:
+                self._note("drain", worst.why, hurried.path, hurried.size_bytes, began_s)
             self._note("pause", worst.why, pluralize(stopped, "process", "processes"), 0, began_s)
             while not self._is_to_end:
                 shortages = self._shortages(self._make_room())
@@ -420,18 +427,22 @@ class Guard:
         finally:
             self._go_on()
 
-    def _hurry(self) -> None:
-        """Have the newest checkpoint brought home, once."""
+    def _hurry(self) -> Checkpoint | None:
+        """Have the newest checkpoint brought home, once; return it, unless it is at home or not to come there."""
         newest = self.drain.newest
         if newest and newest != self._hurried and newest.saved_s > self.drain.schedule.safe_s and self.drain.hurry():
             self._hurried = newest
-            self._note("drain", "memory runs short", newest.path, newest.size_bytes, time.monotonic())
+            return newest
+        return None
 
     def _relieve(self, shortage: Shortage, waited_s: float) -> bool:
         """Do something about a shortage, the trainer being stopped; return False if it is to go on as it is."""
         may_ease = shortage.is_of_memory and waited_s < _EASES_S
-        if not may_ease and time.monotonic() >= self._spill_s and self._spill(shortage):
-            return True
+        if not may_ease and time.monotonic() >= self._spill_s:
+            self._spill_s = time.monotonic() + _AGAIN_S
+            if self._prune(shortage.go_on_bytes, shortage.why) or self._spill(shortage):
+                self._spill_s = 0.0
+                return True
         if not shortage.is_of_memory and shortage.stop_bytes <= 0:
             return False  # it is not as much room as was wished for
         may_help = shortage.is_of_memory or self.drain.is_hurrying
@@ -455,7 +466,6 @@ class Guard:
         """Move files to the disk, the oldest first, until there is room; return whether any was."""
         assert self._pause is not None
         missing_bytes, has_spilled = shortage.go_on_bytes, False
-        self._spill_s = time.monotonic() + _AGAIN_S
         remove_orphans(Path(self.lease.folder), self._spilled)
         checkpoints = matcher(self.run.products.checkpoints)
         for path, size_bytes in self._spillable():
@@ -478,7 +488,6 @@ class Guard:
                 continue
             missing_bytes -= size_bytes
             has_spilled = True
-            self._spill_s = 0.0
             self._fill.forget()
             self.result.spilled_bytes += size_bytes
             self._note("spill", shortage.why, path, size_bytes, began_s)

@@ -153,7 +153,7 @@ def test_what_cannot_be_helped_ends_with_the_newest_checkpoint_at_home(
     snakemake: Snakemake, workdir: Path, filling: Path
 ) -> None:
     """The last checkpoint is larger than the RAM disk."""
-    arguments = ("--checkpoints", "3", "--last-mb", "100", "--pause-s", "2.5")
+    arguments = ("--checkpoints", "3", "--last-mb", "100", "--pause-s", "2.5", "--mb-s", "40")
     config = filling_config(filling, *arguments, **{"guard.grow": False, "protect.max_loss": "1 h"})
     ended = snakemake(config, "train")
     assert ended.status != 0
