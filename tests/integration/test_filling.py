@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, Ended, memory_group
+from conftest import REPO, Ended, memory_group, needs_root
 from workplace import EPOCHS, Workplace, changed, check_folder, expected_state, resuming_config, state_of
 
 MIB = 1 << 20
@@ -25,6 +25,8 @@ LIMIT_BYTES = 1 << 30
 RUN = "filling"
 
 Snakemake = Callable[..., Ended]
+
+LIMITED = needs_root("only a tmpfs of its own has a limit that the kernel keeps")
 
 
 @pytest.fixture
@@ -149,6 +151,7 @@ def test_it_may_not_grow_and_spills(staging: str, snakemake: Snakemake, workdir:
     )
 
 
+@LIMITED
 def test_what_cannot_be_helped_ends_with_the_newest_checkpoint_at_home(
     snakemake: Snakemake, workdir: Path, filling: Path
 ) -> None:
@@ -166,6 +169,7 @@ def test_what_cannot_be_helped_ends_with_the_newest_checkpoint_at_home(
     assert snakemake(config, "unmount").status == 0
 
 
+@LIMITED
 def test_without_the_guard_the_drain_keeps_its_promise(snakemake: Snakemake, workdir: Path, filling: Path) -> None:
     arguments = ("--checkpoints", "24", "--pause-s", "0.2")
     config = filling_config(filling, *arguments, **{"guard.enabled": False, "protect.max_loss": "2 s"})
@@ -184,6 +188,7 @@ def check_home(workdir: Path) -> None:
     check_folder(homes[-1])
 
 
+@LIMITED
 def test_a_guard_that_dies_lets_the_trainer_go_on(
     snakemake: Snakemake, workdir: Path, filling: Path, tmp_path: Path
 ) -> None:
