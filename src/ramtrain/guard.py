@@ -176,6 +176,7 @@ class Guard:
         self.run, self.lease, self.stage, self.drain, self.processes = run, lease, stage, drain, processes
         self.keeper = keeper
         self.result = Guarded()
+        self.least_free_bytes = lease.size_bytes
         self._started_s = time.time()
         self._upper, self._spilled = Path(stage.layers[0]), Path(stage.spilled)
         self._place = Path(f"/proc/{keeper}/root") / stage.ram.lstrip("/")
@@ -266,7 +267,9 @@ class Guard:
         return max((saved.size_bytes for saved in self.drain.saved[-10:]), default=0)
 
     def _free_bytes(self) -> int:
-        return self._fill.free_bytes(self.lease.size_bytes, self.cushion_bytes)
+        free_bytes = self._fill.free_bytes(self.lease.size_bytes, self.cushion_bytes)
+        self.least_free_bytes = min(self.least_free_bytes, free_bytes)
+        return free_bytes
 
     def _shortages(self, free_bytes: int) -> list[Shortage]:
         """Return what keeps the trainer from going on, the most pressing first."""

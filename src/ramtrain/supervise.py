@@ -314,8 +314,9 @@ class _Watch:
 
     @property
     def is_full(self) -> bool:
-        """Whether the RAM disk was as good as full when the trainer ended."""
-        return is_full(self.used_bytes, self.lease.size_bytes)
+        """Whether the RAM disk was as good as full, at the end or when the guard saw it."""
+        size_bytes = self.lease.size_bytes
+        return is_full(max(self.used_bytes, size_bytes - self.guard.least_free_bytes), size_bytes)
 
     def until_end(self) -> Ending | None:
         """Return how the trainer ended; None if its keeper died."""

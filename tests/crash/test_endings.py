@@ -194,11 +194,11 @@ def test_out_of_memory_in_a_cgroup(cgroup: Path, workplace: Workplace) -> None:
 
 @needs_root("only a tmpfs of its own can be filled without filling another's")
 def test_the_ram_disk_is_full(workplace: Workplace, resuming: Path) -> None:
+    """So fast, and by a file that cannot be moved, that it is a matter of luck whether the guard notices."""
     workplace.configure(resuming_config(resuming, **{"guard.grow": False}))
     workplace.start(pause_s=0.1, FAULT="full@6")
     assert workplace.wait() != 0
     workplace.check_disk()
-    assert "guard: give way: nothing more can be moved out of RAM" in workplace.said()
     assert "Its RAM disk of 64 MiB is full: give ramdisk.size more" in workplace.said()
     workplace.configure(resuming_config(resuming, **{"ramdisk.size": "128M"}))
     again = workplace.type_what_is_said(workplace.said())
