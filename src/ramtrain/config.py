@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import copy
+import functools
+import json
 import math
 import os
 import re
 import shlex
 import shutil
 import signal
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import humanfriendly
 
-from ramtrain import memory
+from ramtrain import memory, runs
 from ramtrain.errors import RamTrainError
+from ramtrain.parameters import ParametersFile, read_base
+from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(?:(%)|([KMGT]?)(?:i?B)?)", re.IGNORECASE)
-_RESERVED = ("logs", "benchmark_io", "summary.tsv", "README.md")
 _MIB_BYTES = 1 << 20
 
 
@@ -58,6 +61,7 @@ class Trainer:
     artifacts: tuple[str, ...]
     prunable: tuple[str, ...]
     environment: Mapping[str, str]
+    parameters: ParametersFile | None
     stop_signal: signal.Signals
     grace_s: float
     progress: Mapping[str, re.Pattern[str]]
@@ -101,10 +105,15 @@ class Run:
     Its RAM disk is to have `size_bytes`, and at least `least_bytes`; with `auto_size` both are 0 until `sizing` has
     found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
     `guard` says whether the training's memory is watched, `grow` whether its RAM disk may be enlarged meanwhile.
+    `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row;
+    `config` is the config with the row's own settings.
     """
 
     run: str
     parameters: Mapping[str, str]
+    listed: tuple[str, ...]
+    config: Mapping[str, Any]
+    environment: Mapping[str, str]
     project: Path
     command: tuple[str, ...]
     trainer: Trainer
@@ -136,11 +145,29 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """What defines the training: after a change of it the run is trained again."""
-        return {"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads}
+        training = {"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads}
+        if self.environment:
+            training["environment"] = self.variables(ram="{ram}")
+        if self.trainer.parameters:
+            training["parameters"] = self.file_parameters()
+        return training
 
     def arguments(self, ram: str) -> list[str]:
         """Return the command with every placeholder filled; `ram` is what {ram} stands for."""
-        return fill_placeholders(self.command, {**self.parameters, "ram": ram})
+        return fill_placeholders(self.command, {**self.parameters, "run": self.run, "ram": ram})
+
+    def variables(self, ram: str) -> dict[str, str]:
+        """Return the environment variables that the config gives the trainer, likewise."""
+        values = {**self.parameters, "run": self.run, "ram": ram}
+        filled = fill_placeholders(self.environment.values(), values, "train.environment")
+        return dict(zip(self.environment, filled, strict=True))
+
+    def file_parameters(self) -> dict[str, Any]:
+        """Return what the trainer's parameters file is given, by dotted key: what the run's row has, and the seed where
+        the adapter says under which key it stands."""
+        keys = self.trainer.parameters.keys if self.trainer.parameters else {}
+        names = [name for name in self.parameters if name in self.listed or name in keys]
+        return {keys.get(name, name): typed(self.parameters[name]) for name in names}
 
 
 def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str], key: str = "project.command") -> list[str]:
@@ -248,78 +275,22 @@ def _parse_max_loss(text: str | float) -> float | None:
     return max_loss_s
 
 
-def read_runs(path: Path, schema: dict[str, Any]) -> list[dict[str, str]]:
-    """Read the runs table: tab-separated, a header, one row a run; blank and # lines do not count.
-
-    Raises:
-        RamTrainError: no such file, no rows, a bad or duplicate run id; row and column are named.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise RamTrainError(f"runs: {path}: {error.strerror}; give the table's path.") from error
-    except UnicodeDecodeError as error:
-        raise RamTrainError(f"runs: {path}: is not text in UTF-8 ({error.reason}); save it as such.") from None
-    rows: dict[str, dict[str, str]] = {}
-    header: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip()[0] == "#":
-            continue
-        source = f"{path}: line {number}"
-        try:
-            (fields,) = csv.reader([line], delimiter="\t", strict=True)
-        except csv.Error:
-            raise RamTrainError(
-                f"{source}: a quotation mark is not closed, or text follows it; a cell that begins with one ends with "
-                "one, and those in between are doubled."
-            ) from None
-        if not header:
-            header = fields
-            _check_header(header, source)
-            continue
-        if len(fields) != len(header):
-            raise RamTrainError(
-                f"{source}: {len(fields)} columns where the header has {len(header)}; columns are separated by one tab."
-            )
-        row = dict(zip(header, fields, strict=True))
-        complete(row, schema, source)
-        if row["run"] in _RESERVED:
-            raise RamTrainError(f"{source}: run: {row['run']!r} is something else's name in results; choose another.")
-        if row["run"] in rows:
-            raise RamTrainError(f"{source}: run: {row['run']!r} appears twice; run ids must differ.")
-        rows[row["run"]] = row
-    if not rows:
-        raise RamTrainError(f"{path}: no runs in it; the first line names the columns, each other line is a run.")
-    return list(rows.values())
-
-
-def _check_header(header: list[str], source: str) -> None:
-    if "run" not in header:
-        raise RamTrainError(
-            f"{source}: no column `run`, the run's id, among {', '.join(map(repr, header))}; columns are separated by "
-            "one tab."
-        )
-    for name in header:
-        if header.count(name) > 1:
-            raise RamTrainError(f"{source}: column {name!r} appears twice.")
-        if name == "ram" or not _COLUMN.fullmatch(name):
-            raise RamTrainError(
-                f"{source}: a column cannot be named {name!r}; a name is letters, digits and _, and stands in "
-                "project.command as {name}, where {ram} is RamTrain's own."
-            )
-
-
 def load_trainer(name: str, home: Path) -> Trainer:
-    """Read the adapter `name` from `home`/config/trainers.
+    """Read the adapter `name` from `home`/config/trainers, or from a file if the name ends in .yaml.
 
     Raises:
         RamTrainError: no such adapter, or one that its schema or a regular expression refuses.
     """
     folder = home / "config" / "trainers"
     known = sorted(entry.stem for entry in folder.glob("*.yaml"))
-    if name not in known:
-        raise RamTrainError(f"project.trainer: {name!r} is not known; known are: {', '.join(known)}.")
-    path = folder / f"{name}.yaml"
+    is_file = name.endswith(".yaml")
+    if name not in known and not is_file:
+        raise RamTrainError(
+            f"project.trainer: {name!r} is not known; known are: {', '.join(known)}. A file of your own ends in .yaml."
+        )
+    path = _absolute(name) if is_file else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise RamTrainError(f"project.trainer: {path}: no such file; known adapters are: {', '.join(known)}.")
     adapter = complete(load_yaml(path), _schema(home, "trainer"), str(path))
     try:
         progress = {key: re.compile(pattern) for key, pattern in adapter["progress"].items()}
@@ -338,6 +309,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         artifacts=tuple(adapter["artifacts"]),
         prunable=tuple(adapter["prunable"]),
         environment=adapter["environment"],
+        parameters=_read_parameters_file(adapter["parameters"], path),
         stop_signal=signal.Signals[adapter["stop"]["signal"]],
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
@@ -350,6 +322,16 @@ def _read_need(need: Mapping[str, Any] | None) -> MemoryNeed | None:
     if need is None:
         return None
     return MemoryNeed(tuple(need["base"]), need["checkpoint"], need["checkpoints"], need["beside"])
+
+
+def _read_parameters_file(content: Mapping[str, Any] | None, path: Path) -> ParametersFile | None:
+    if content is None:
+        return None
+    for key in ("file", "base"):
+        parts = (content[key] or "").split("/")
+        if parts[0] == "~" or ".." in parts or (content[key] or "").startswith("/"):
+            raise RamTrainError(f"{path}: parameters.{key}: {content[key]!r}: give a path in the project.")
+    return ParametersFile(content["file"], content["base"], content["keys"])
 
 
 def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[str, Any]:
@@ -376,18 +358,64 @@ def project_of(config: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
 
 
 def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
-    """Return every run of a complete config by its id, in the order of the runs table.
+    """Return every run of a complete config by its id, in the order of the runs table, then of the sweep.
 
     Raises:
-        RamTrainError: whatever is wrong with the runs table, the adapter, or the values in the config.
+        RamTrainError: whatever is wrong with the runs table, the sweep, the adapter, or the values in the config.
     """
+    found: dict[str, Run] = {}
+    alike: dict[str, Run] = {}
+    for row in _rows(config, home):
+        with _named(row.source):
+            settings = json.dumps(row.settings, sort_keys=True, default=str)
+            if settings not in alike:
+                alike[settings] = _resolve(_with_settings(config, row, home), home)
+            found[row.run] = _run_of(row, alike[settings])
+    _check_sweep(config["sweep"] or {}, alike.values())
+    return found
+
+
+def _rows(config: Mapping[str, Any], home: Path) -> list[Row]:
+    """Return the rows of all runs; of one, named after the project's folder, where the config says nothing of them."""
+    schemas = _schema(home, "runs"), _schema(home, "config")
+    listed, sweep = config["runs"], config["sweep"]
+    rows: list[Row] = []
+    if isinstance(listed, str):
+        rows += runs.read_table(_absolute(listed), *schemas)
+    elif listed:
+        rows += runs.read_list(listed, *schemas, "config")
+    if sweep:
+        rows += runs.combine(sweep, config["train"]["seed"], *schemas, "config")
+    runs.check_ids(rows)
+    return rows or [Row(runs.id_from(_absolute(config["project"]["path"]).name), {}, {}, "")]
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Name the row that an error is about."""
+    try:
+        yield
+    except RamTrainError as error:
+        if not source or str(error).startswith(source):
+            raise
+        raise RamTrainError(f"{source}: {error}") from None
+
+
+def _with_settings(config: Mapping[str, Any], row: Row, home: Path) -> Mapping[str, Any]:
+    """Return the config with a row's own settings in the place of the config's, checked."""
+    if not row.settings:
+        return config
+    own = copy.deepcopy(dict(config))
+    for key, value in row.settings.items():
+        *path, last = key.split(".")
+        functools.reduce(lambda part, name: part[name], path, own)[last] = value
+    return complete_config(own, home, row.source)
+
+
+def _resolve(config: Mapping[str, Any], home: Path) -> Run:
+    """Return a run with all that the config says of it; what its row says is still missing."""
     project, ramdisk, train = config["project"], config["ramdisk"], config["train"]
     folder, command = project_of(config)
-    rows = (
-        read_runs(_absolute(config["runs"]), _schema(home, "runs"))
-        if config["runs"]
-        else [{"run": _id_from(folder.name)}]
-    )
     trainer = load_trainer(project["trainer"], home)
     model = tuple(_globs("model", project["model"])) or trainer.model
     if not model:
@@ -411,40 +439,66 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         logs=trainer.artifacts,
         prunable=(*trainer.prunable, *_globs("prunable", project["prunable"])),
     )
-    protect = _read_protect(config["protect"])
-    runs = {}
-    for row in rows:
-        parameters = {"seed": str(train["seed"]), **row}
-        run = Run(
-            run=row["run"],
-            parameters=parameters,
-            project=folder,
-            command=command,
-            trainer=trainer,
-            products=products,
-            exclude=tuple(_globs("exclude", project["exclude"])),
-            preload=tuple(_globs("preload", project["preload"])),
-            volatile=tuple(_absolute(path) for path in project["volatile"]),
-            backend=ramdisk["backend"],
-            size_bytes=size_bytes,
-            least_bytes=size_bytes,
-            auto_size=auto_size,
-            size_from="ramdisk.size",
-            ramdisk_path=_absolute(ramdisk["path"]) if ramdisk["path"] else None,
-            sudo=ramdisk["sudo"],
-            fallback=ramdisk["fallback"],
-            reserve_bytes=read_reserve(config["guard"]["reserve"]),
-            guard=config["guard"]["enabled"],
-            grow=config["guard"]["grow"],
-            staging=config["staging"],
-            threads=train["threads"],
-            protect=protect,
-            resume=_read_resume(config["resume"], row["run"]),
-        )
-        if any("\0" in argument for argument in run.arguments(ram="")):
-            raise RamTrainError(f"project.command: run {run.run}: the character NUL is not possible in a command.")
-        runs[run.run] = run
-    return runs
+    return Run(
+        run="",
+        parameters={},
+        listed=(),
+        config=config,
+        environment={name: as_text(value, f"train.environment.{name}") for name, value in train["environment"].items()},
+        project=folder,
+        command=command,
+        trainer=trainer,
+        products=products,
+        exclude=tuple(_globs("exclude", project["exclude"])),
+        preload=tuple(_globs("preload", project["preload"])),
+        volatile=tuple(_absolute(path) for path in project["volatile"]),
+        backend=ramdisk["backend"],
+        size_bytes=size_bytes,
+        least_bytes=size_bytes,
+        auto_size=auto_size,
+        size_from="ramdisk.size",
+        ramdisk_path=_absolute(ramdisk["path"]) if ramdisk["path"] else None,
+        sudo=ramdisk["sudo"],
+        fallback=ramdisk["fallback"],
+        reserve_bytes=read_reserve(config["guard"]["reserve"]),
+        guard=config["guard"]["enabled"],
+        grow=config["guard"]["grow"],
+        staging=config["staging"],
+        threads=train["threads"],
+        protect=_read_protect(config["protect"]),
+        resume=config["resume"],
+    )
+
+
+def _run_of(row: Row, alike: Run) -> Run:
+    """Return the run of a row; `alike` is what `_resolve` made of the config with the row's settings."""
+    run = replace(
+        alike,
+        run=row.run,
+        parameters={SEED: str(alike.config["train"]["seed"]), **row.parameters},
+        listed=tuple(row.parameters),
+        resume=_read_resume(alike.resume, row.run),
+    )
+    if any("\0" in argument for argument in (*run.arguments(ram=""), *run.variables(ram="").values())):
+        raise RamTrainError("project.command: the character NUL is not possible in a command, nor in its environment.")
+    return run
+
+
+def _check_sweep(sweep: Mapping[str, Any], alike: Iterable[Run]) -> None:
+    """Refuse a sweep over something that nothing uses: all its runs would be the same."""
+    used: set[str] = set()
+    for run in alike:
+        if run.trainer.parameters:
+            return
+        for text in (*run.command, *run.environment.values()):
+            used.update(name for name in _PLACEHOLDER.findall(text) if name)
+    for name in sweep:
+        parameter = SEED if name == SEEDS else name
+        if "." not in name and parameter not in used:
+            raise RamTrainError(
+                f"config: sweep.{name}: nothing uses it: {{{parameter}}} is neither in project.command nor in "
+                "train.environment."
+            )
 
 
 def benchmark_run(config: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | None:
@@ -460,10 +514,10 @@ def benchmark_run(config: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | N
 
 
 def check_project(run: Run) -> None:
-    """Check that the project can be trained: its folder, and the command's program.
+    """Check that the project can be trained: its folder, the command's program, the base of its parameters file.
 
     Raises:
-        RamTrainError: the folder is missing, a file, unreadable or empty; the program is not there.
+        RamTrainError: the folder is missing, a file, unreadable or empty; the program or the base is not there.
     """
     folder = run.project
     where = f"project.path: {folder}"
@@ -476,9 +530,11 @@ def check_project(run: Run) -> None:
             raise RamTrainError(f"{where}: the folder is empty; nothing to train.")
     except PermissionError:
         raise RamTrainError(f"{where}: may not be read; check its owner and mode.") from None
+    if run.trainer.parameters:
+        read_base(folder, run.trainer.parameters)
     program = run.arguments(ram=str(folder))[0]
     if "/" not in program:
-        if not shutil.which(program):
+        if not shutil.which(program, path=run.variables(ram=str(folder)).get("PATH")):
             raise RamTrainError(
                 f"project.command: program {program!r} not found on the PATH; is its environment active?"
             )
@@ -492,12 +548,7 @@ def check_project(run: Run) -> None:
         )
 
 
-def _id_from(name: str) -> str:
-    """Return a run id for a project's folder: other characters become _, and names of our own are kept free."""
-    run = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", name).lstrip("._=,+-") or "run"
-    return f"run-{run}" if run in _RESERVED else run
-
-
+@functools.cache
 def _schema(home: Path, name: str) -> dict[str, Any]:
     return load_yaml(home / "workflow" / "schemas" / f"{name}.schema.yaml")
 

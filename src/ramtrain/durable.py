@@ -19,12 +19,13 @@ import logging
 import mmap
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ramtrain.errors import RamTrainError
@@ -295,6 +296,15 @@ def make_folders(path: Path, disk: Disk = DISK) -> None:
     elif not os.access(path.parent, os.R_OK | os.W_OK):
         return
     disk.sync_folder(path.parent)  # also of one that is there: a call that was killed may have made it
+
+
+def make_parents(path: PurePosixPath, upper: Path, project: Path) -> None:
+    """Make the folders above a file of the project in what lies over it, with the modes that they have there."""
+    for parent in reversed(path.parents):
+        if not (upper / parent).exists():
+            make_folders(upper / parent)
+            if (project / parent).is_dir():
+                shutil.copymode(project / parent, upper / parent)
 
 
 def sync_tree(folder: Path, disk: Disk = DISK) -> None:

@@ -21,7 +21,8 @@ class Fingerprint:
 
     def changes(self, other: Fingerprint) -> list[str]:
         """Name what differs; nothing if it is the same training."""
-        changed = [key for key in self.training if self.training[key] != other.training.get(key)]
+        keys = dict.fromkeys([*self.training, *other.training])
+        changed = [key for key in keys if self.training.get(key) != other.training.get(key)]
         mine, theirs = self.inputs, other.inputs
         if mine is not None and theirs is not None:
             changed += sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))

@@ -10,7 +10,6 @@ own, `best-...`, written when it has changed. What is not to be gone on with has
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from humanfriendly import format_size
 
-from ramtrain.durable import Kept, fetch, hash_from_disk, make_folders, read_manifest, remove, set_aside, sweep_all
+from ramtrain.durable import Kept, fetch, hash_from_disk, make_parents, read_manifest, remove, set_aside, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.ramdisk import Lease
@@ -146,22 +145,13 @@ def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
     for file in durable.files:
         if file.path.startswith(IN_PROJECT):
             path = PurePosixPath(file.path.removeprefix(IN_PROJECT))
-            _make_parents(path, upper, Path(stage.project))
+            make_parents(path, upper, Path(stage.project))
             fetch(durable.folder, file, upper / path)
             if str(path) == durable.checkpoint:
                 for other in durable.also:
                     fetch(durable.folder, file, upper / other)
         elif not (Path(lease.folder) / file.path).exists():
             fetch(durable.folder, file, Path(lease.folder) / file.path)
-
-
-def _make_parents(path: PurePosixPath, upper: Path, project: Path) -> None:
-    """Make the folders above a file, with the modes that they have in the project."""
-    for parent in reversed(path.parents):
-        if not (upper / parent).exists():
-            make_folders(upper / parent)
-            if (project / parent).is_dir():
-                shutil.copymode(project / parent, upper / parent)
 
 
 def prune(run: str, fingerprint: Fingerprint, keep: int) -> None:

@@ -33,6 +33,7 @@ from ramtrain.keeper import ABANDONED_GRACE_S, Ending, Order, Stop, kill_descend
 from ramtrain.lease import Lease, is_full, used_bytes
 from ramtrain.meter import NO_WRITES, DiskCounters, ProcessWrites, disk_counters, own_writes, writes_of
 from ramtrain.namespace import ENTER
+from ramtrain.parameters import make_file
 from ramtrain.progress import TrainingProgress
 from ramtrain.ramdisk import enlarge, only_one, temporary_folder
 from ramtrain.resume import Ladder, Resumed, prepare
@@ -113,13 +114,14 @@ class Training:
         return cls(**{**content, **parts})
 
 
-def trainer_environment(run: Run, lease: Lease, cwd: str) -> dict[str, str]:
-    """Return the trainer's environment: the user's, TMPDIR in RAM, the adapter's variables, threads if configured."""
+def trainer_environment(run: Run, lease: Lease, stage: Stage) -> dict[str, str]:
+    """Return the trainer's environment: the user's, TMPDIR in RAM, threads if configured, the adapter's variables and
+    the config's."""
     env = caller.environment()
     env.update(dict.fromkeys(caller.TEMPORARY_VARIABLES, str(temporary_folder(lease))))
     if run.threads:
         env.update(dict.fromkeys(caller.THREAD_VARIABLES, str(run.threads)))
-    env.update({"PWD": cwd, "PYTHONUNBUFFERED": "1"}, **run.trainer.environment)
+    env.update({"PWD": stage.cwd, "PYTHONUNBUFFERED": "1"}, **run.trainer.environment, **run.variables(stage.ram))
     return env
 
 
@@ -143,10 +145,12 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         ladder = Ladder(run, lease, prepare(run, lease, stage, mine), mine)
         for arguments in ladder.steps():
             stage = ladder.stage
+            if run.trainer.parameters:
+                make_file(Path(stage.project), Path(stage.layers[0]), run.trainer.parameters, run.file_parameters())
             order = Order(
                 argv=run.arguments(stage.ram) + arguments,
                 cwd=stage.cwd,
-                env=trainer_environment(run, lease, stage.cwd),
+                env=trainer_environment(run, lease, stage),
                 log=str(Path(lease.folder) / TRAINER_LOG),
                 namespace=stage.namespace,
                 overlays=stage.overlays,

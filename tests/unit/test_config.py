@@ -56,7 +56,7 @@ def test_the_small_config_is_good(project: Path) -> None:
         (
             "epochs",
             5,
-            "epochs: unknown key, known are: project, runs, ramdisk, staging, train, protect, guard, resume, ",
+            "epochs: unknown key, known are: project, runs, sweep, ramdisk, staging, train, protect, guard, resume, ",
         ),
         ("project.comand", "x", "my.yaml: project.comand: unknown key, did you mean 'command'?"),
         ("ramdisk.szie", "1G", "my.yaml: ramdisk.szie: unknown key, did you mean 'size'?"),
@@ -73,7 +73,7 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("project.model", [1], "my.yaml: project.model.0: 1 where text is expected."),
         ("project.model", [""], "my.yaml: project.model.0: is empty."),
         ("project.volatile", "x", "my.yaml: project.volatile: 'x' where a list is expected."),
-        ("runs", 5, "my.yaml: runs: 5 where text or null is expected. Table of the runs"),
+        ("runs", 5, "my.yaml: runs: 5 where text or a list or null is expected. Table of the runs"),
         ("ramdisk", "16G", "my.yaml: ramdisk: '16G' where a mapping of keys is expected."),
         ("ramdisk", None, "my.yaml: ramdisk: nothing where a mapping of keys is expected."),
         ("ramdisk.size", 1.5, "my.yaml: ramdisk.size: 1.5 where text or a whole number is expected."),
@@ -160,7 +160,7 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("project.command", "''", "project.command: is empty; give the program that trains"),
         ("project.command", 'sh -c "a', "project.command: No closing quotation: 'sh -c \"a'."),
         ("project.command", "sh \\", "project.command: No escaped character: 'sh \\\\'."),
-        ("project.command", "sh \0", "the character NUL is not possible in a command."),
+        ("project.command", "sh \0", "the character NUL is not possible in a command, nor in its environment."),
         (
             "project.command",
             "sh {epochs}",
@@ -312,7 +312,7 @@ FIT = "letters, digits and . _ = , + -, a letter or digit first."
         # cells
         (b"run\tseed\na\tone\n", "line 2: seed: 'one' does not fit. A whole number"),
         (b"run\tseed\na\t1.5\n", "line 2: seed: '1.5' does not fit."),
-        (b"run\tseed\na\t\n", "line 2: seed: '' does not fit."),
+        (b"run\tseed\na\t\n", 'line 2: seed: is empty; give a value, or "" if an empty text is meant.'),
         (b'run\tlr\na\t"1\nb\t2\n', "line 2: a quotation mark is not closed"),
         (b'run\tlr\na\t"1" or 2\n', "line 2: a quotation mark is not closed, or text follows it;"),
         # encodings
