@@ -22,10 +22,11 @@ include: "workflow/rules/report.smk"
 
 
 rule train:
-    """Every configured run: trained, model at home, verified, RAM released, record written."""
+    """Every configured run: trained, model at home, verified, RAM released, record and table of the runs written."""
     input:
         # Snakemake does not make a missing export again for the sake of a record that is there.
         expand("results/{run}/{step}.json", run=RUNS, step=["export", "record"]),
+        rules.summary.output,
 
 
 rule all:
@@ -34,7 +35,6 @@ rule all:
     input:
         rules.train.input,
         rules.benchmark_io.output,
-        rules.summary.output,
         expand("results/{run}/{picture}.svg", run=RUNS, picture=["timeline", "timings"]),
         rules.plot_summary.output,
         rules.plot_benchmark.output,
@@ -58,5 +58,6 @@ onstart:
 
 
 onerror:
+    print(*summary.account({name: run.parameters for name, run in RUNS.items()}), sep="\n")
     if any(RAM_ROOT.glob("*/.ramtrain.json")):
         print(*status.last_words(RAM_ROOT), sep="\n")

@@ -13,6 +13,7 @@ from typing import Any
 from ramtrain import caller, progress
 from ramtrain.config import Run, load_runs
 from ramtrain.errors import RamTrainError
+from ramtrain.failure import forget_failure, note_failure
 from ramtrain.lease import ram_root
 from ramtrain.ledger import at_work
 from ramtrain.sizing import plan_for, read_records, sized
@@ -34,10 +35,25 @@ def script(snakemake: Any) -> Iterator[Run]:
                 f"run {snakemake.wildcards.run}: is no longer in the runs table. Its RAM disk stays; put the row back, "
                 f"or bring home what is there: {caller.command('unmount')}"
             )
-        run = _sized(runs[snakemake.wildcards.run], snakemake)
-        state = ram_root(Path.cwd()) / run.run
-        with at_work(state) if state.is_dir() else nullcontext():
-            yield run
+        with _noted(snakemake.wildcards.run, snakemake.rule):
+            run = _sized(runs[snakemake.wildcards.run], snakemake)
+            state = ram_root(Path.cwd()) / run.run
+            with at_work(state) if state.is_dir() else nullcontext():
+                yield run
+
+
+@contextmanager
+def _noted(run: str, step: str) -> Iterator[None]:
+    """Keep why a step of a run failed; what is known of an earlier attempt goes."""
+    forget_failure(run)
+    try:
+        yield
+    except KeyboardInterrupt:
+        note_failure(run, step, KeyboardInterrupt("it was interrupted"))
+        raise
+    except Exception as error:
+        note_failure(run, step, error)
+        raise
 
 
 @contextmanager

@@ -61,11 +61,12 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 
 
 class Failed(RamTrainError):
-    """A training that did not end well: `what` says how it ended, the rest of the text what to do now."""
+    """A training that did not end well: `what` says how it ended, the rest of the text what to do now; `reason` is both
+    in a line, how it ended and what the trainer said last."""
 
-    def __init__(self, what: str, remedy: str) -> None:
+    def __init__(self, what: str, remedy: str, reason: str) -> None:
         super().__init__(f"{what}\n{remedy}")
-        self.what = what
+        self.what, self.reason = what, reason
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,11 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         noted.result()
         log_at_home = keep_log(run.run, lease)
         if trouble := _trouble(ending, watch.stopped_by):
-            what = f"run {run.run}: {trouble} after {watch.train_s:.0f} s. Its output, in {log_at_home}, ends:"
+            ended, tail = f"{trouble} after {watch.train_s:.0f} s", _tail(Path(lease.folder) / TRAINER_LOG)
             raise Failed(
-                f"{what}\n{_tail(Path(lease.folder) / TRAINER_LOG)}", _explain(run, lease, stage, watch, ladder)
+                f"run {run.run}: {ended}. Its output, in {log_at_home}, ends:\n{tail}",
+                _explain(run, lease, stage, watch, ladder),
+                reason=f"{ended}: {tail.splitlines()[-1].strip()}",
             )
         Begun(mine(), run.products, finished=True).write(lease)
     assert ending is not None  # else there was trouble

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import admission, caller, config as settings, ramdisk, sizing, status
+from ramtrain import admission, caller, config as settings, ramdisk, sizing, status, summary
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
 
