@@ -5,10 +5,9 @@ run example: done in 58.21 seconds. The model is in results/example/model, 4 fil
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ramtrain.again import write_config
 from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.config import Run
 from ramtrain.endurance import add_to_total
@@ -20,7 +19,7 @@ from ramtrain.script import script, workflow_home
 from ramtrain.shelf import RESULTS, close, home
 
 
-def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_file: Path, schema: Path) -> None:
+def unmount_run(run: Run, export_file: Path, record_file: Path, schema: Path) -> None:
     """Release the RAM disk, provided that what was exported is there, and write the record."""
     started = time.monotonic()
     steps = Steps.read(export_file)
@@ -29,12 +28,13 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
     release(steps.lease)
     record = compose(
         steps,
-        config,
+        run,
         Path.cwd(),
         unmount_s=round(time.monotonic() - started, 3),
         baseline=read_baseline(RESULTS / BASELINE, run.project, run.command),
-        tbw=config["disk"]["tbw"],
+        tbw=run.config["disk"]["tbw"],
     )
+    write_config(run, home(run.run))
     write_record(record_file, record, schema)
     try:
         add_to_total(RESULTS / "endurance.tsv", record)
@@ -47,7 +47,6 @@ if __name__ == "__main__":
     with script(snakemake) as run:
         unmount_run(
             run,
-            snakemake.config,
             Path(snakemake.input.export),
             Path(snakemake.output.record),
             workflow_home(snakemake) / "workflow/schemas/record.schema.yaml",

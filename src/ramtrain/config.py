@@ -105,13 +105,14 @@ class Run:
     Its RAM disk is to have `size_bytes`, and at least `least_bytes`; with `auto_size` both are 0 until `sizing` has
     found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
     `guard` says whether the training's memory is watched, `grow` whether its RAM disk may be enlarged meanwhile.
-    `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row;
-    `config` is the config with the row's own settings.
+    `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row,
+    `settings` the config's keys that its row sets; `config` has them in their place.
     """
 
     run: str
     parameters: Mapping[str, str]
     listed: tuple[str, ...]
+    settings: Mapping[str, Any]
     config: Mapping[str, Any]
     environment: Mapping[str, str]
     project: Path
@@ -141,6 +142,11 @@ class Run:
     def ramdisk_mb(self) -> int:
         """The size as Snakemake's resource `ramdisk_mb`, rounded up; on the disk nothing of it is memory."""
         return 0 if self.backend == "disk" else -(-self.size_bytes // _MIB_BYTES)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What tells the run from others: its parameters, and its own settings by their dotted keys, as text."""
+        return {**self.parameters, **{key: as_text(value, key) for key, value in self.settings.items()}}
 
     @property
     def training(self) -> dict[str, Any]:
@@ -443,6 +449,7 @@ def _resolve(config: Mapping[str, Any], home: Path) -> Run:
         run="",
         parameters={},
         listed=(),
+        settings={},
         config=config,
         environment={name: as_text(value, f"train.environment.{name}") for name, value in train["environment"].items()},
         project=folder,
@@ -477,6 +484,7 @@ def _run_of(row: Row, alike: Run) -> Run:
         run=row.run,
         parameters={SEED: str(alike.config["train"]["seed"]), **row.parameters},
         listed=tuple(row.parameters),
+        settings=row.settings,
         resume=_read_resume(alike.resume, row.run),
     )
     if any("\0" in argument for argument in (*run.arguments(ram=""), *run.variables(ram="").values())):

@@ -14,6 +14,7 @@ from humanfriendly import format_size, format_timespan
 from humanfriendly.text import pluralize
 
 from ramtrain.baseline import Baseline
+from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.endurance import Drive, ask_drive, rated_bytes, wear
 from ramtrain.environment import describe_machine
@@ -76,7 +77,7 @@ class Steps:
 
 def compose(
     steps: Steps,
-    config: Mapping[str, Any],
+    run: Run,
     workdir: Path,
     unmount_s: float,
     baseline: Baseline | None = None,
@@ -114,7 +115,9 @@ def compose(
         "started": lease.started,
         "ended": ended.isoformat(timespec="milliseconds"),
         "command": training.command,
-        "config": dict(config),
+        "parameters": run.values,
+        "training": training.fingerprint.training,
+        "config": dict(run.config),
         "timings_s": {
             "mount": lease.mount_s,
             "stage": stage.stage_s,
@@ -189,7 +192,7 @@ def compose(
         "artifacts": [asdict(file) for file in export.artifacts],
         "environment": {**describe_machine(workdir), "python": project.python, "packages": project.packages},
         "project": {
-            "path": config["project"]["path"],
+            "path": run.config["project"]["path"],
             "git_commit": project.git_commit,
             "dirty": project.dirty,
             "inputs": project.inputs,

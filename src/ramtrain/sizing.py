@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,28 @@ def plan_for(run: Run, workdir: Path, past: Sequence[dict[str, Any]]) -> Plan:
     Args:
         past: as `read_records` returns them.
     """
-    records = _of_the_same(run, past)
+    return _plan(run, workdir, _of_the_same(run, past), {})
+
+
+def plans_for(runs: Iterable[Run], workdir: Path, past: Sequence[dict[str, Any]]) -> Iterator[tuple[Run, Plan]]:
+    """Find the sizes of many runs; what they have in common is looked up once."""
+    alike: dict[tuple[Path, tuple[str, ...]], dict[str, dict[str, Any]]] = {}
+    rooms: dict[object, int] = {}
+    for run in runs:
+        of = run.project, run.command
+        if of not in alike:
+            alike[of] = _of_the_same(run, past)
+        yield run, _plan(run, workdir, alike[of], rooms)
+
+
+def _plan(run: Run, workdir: Path, records: Mapping[str, dict[str, Any]], rooms: dict[object, int]) -> Plan:
+    """Find the size of a run's RAM disk; `rooms` takes what there is for a run of which nothing is known, by place."""
     home = tuple(_comes_home(run, records))
     if not run.auto_size:
         return Plan((Line(run.size_bytes, "RAM disk", run.size_from),), run.least_bytes, home)
     mark = ram_root(workdir) / run.run / MARK
-    parts, least_bytes = (_there(mark) if mark.exists() else None) or _known(run, records) or _unknown(run, workdir)
+    there = _there(mark) if mark.exists() else None
+    parts, least_bytes = there or _known(run, records) or _unknown(run, workdir, rooms)
     return Plan(tuple(parts), least_bytes, home)
 
 
@@ -124,13 +140,16 @@ def _known(run: Run, records: Mapping[str, dict[str, Any]]) -> tuple[list[Line],
     return parts, sum(part.amount_bytes for part in parts)
 
 
-def _unknown(run: Run, workdir: Path) -> tuple[list[Line], int]:
-    """Return all that there is."""
+def _unknown(run: Run, workdir: Path, rooms: dict[object, int]) -> tuple[list[Line], int]:
+    """Return all that there is; for a second run of the same place, what there was for the first."""
     staged_bytes = sum(part.amount_bytes for part in _staged(run))
     least_bytes = staged_bytes + _LEAST_UNKNOWN_BYTES
     if run.backend == "disk":
         return [Line(least_bytes, "RAM disk", "on the disk, where its size is no limit")], least_bytes
-    room = room_bytes(run, workdir, run.reserve_bytes, _shared_place(run))
+    place = _shared_place(run)
+    if (place, run.reserve_bytes) not in rooms:
+        rooms[place, run.reserve_bytes] = room_bytes(run, workdir, run.reserve_bytes, place)
+    room = rooms[place, run.reserve_bytes]
     why = "all that guard.reserve leaves, since nothing is known of it yet"
     return [Line(max(room, least_bytes), "RAM disk", why)], least_bytes
 

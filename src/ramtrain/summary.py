@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from humanfriendly.text import pluralize
 
 from ramtrain.failure import read_failure
 from ramtrain.shelf import RESULTS, home
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Columns are named as in the record; those of parameters follow `started`.
 _HEAD = ["run", "status", "reason", "started"]
@@ -53,10 +55,15 @@ _MODEL = ["model_bytes", "model_sha256"]
 def summarize(runs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """Return the table: columns as in the record, `model_bytes` of all model files, `model_sha256` of the first.
 
+    After the configured runs come all others whose records are in results.
+
     Args:
-        runs: by their ids, in the table's order, the parameters of those that have no record yet.
+        runs: the configured ones by their ids, in their order, with the parameters of those that have no record yet.
     """
-    rows = pd.json_normalize([_row(run, parameters) for run, parameters in runs.items()])
+    import pandas as pd  # it takes a fifth of a second, and every call of Snakemake reads this module
+
+    others = {path.parent.name: {} for path in sorted(RESULTS.glob("*/record.json")) if path.parent.name not in runs}
+    rows = pd.json_normalize([_row(run, parameters) for run, parameters in {**runs, **others}.items()])
     parameters = [name for name in rows.columns if name.startswith("parameters.")]
     return rows.reindex(columns=[*_HEAD, *parameters, *_COLUMNS, *_MODEL]).convert_dtypes()
 
@@ -75,8 +82,10 @@ def account(runs: Mapping[str, Mapping[str, str]]) -> list[str]:
     path = RESULTS / "summary.tsv"
     try:
         write_summary(path, runs)
-        # So that Snakemake makes it again when all have a record, be it that no record is newer than this table.
-        os.utime(path, (1, 1))
+        # So that Snakemake makes it again when every run that is configured then has its record.
+        records = [home(run) / "record.json" for run in runs]
+        oldest_s = min((record.stat().st_mtime for record in records if record.exists()), default=path.stat().st_mtime)
+        os.utime(path, (oldest_s - 1, oldest_s - 1))
     except OSError as error:
         return [*lines, f"{path} could not be written: {error.strerror}"]
     return [*lines, f"{pluralize(len(failures), 'run')} of {len(runs)} failed; the table of all is {path}"]

@@ -1,5 +1,7 @@
 """The configuration: loaded, checked, resolved to one `Run` per run. No rules."""
 
+import functools
+import gc
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +12,11 @@ from snakemake.utils import update_config
 from ramtrain import admission, caller, config as settings, ramdisk, sizing, status, summary
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
+
+# A thousand runs are five thousand jobs, and what Snakemake does for each of them while it plans adds up: looking up its
+# script (9.27, ScriptProcessor), and time and again what is no longer needed of some hundred thousand objects.
+workflow.sourcecache._cache = functools.cache(workflow.sourcecache._cache)
+gc.set_threshold(100_000, 20, 100)
 
 HOME = Path(workflow.basedir)
 RAM_ROOT = ramdisk.ram_root(Path.cwd())
@@ -34,13 +41,12 @@ def remember_call(reserve):
 
 def load_runs():
     """Return the configured runs by id, all of them checked, with their sizes as they stay while this call lasts."""
-    runs, past = settings.load_runs(config, HOME), sizing.read_records()
+    runs = settings.load_runs(config, HOME)
     for run in runs.values():
         if not Path("results", run.run, "record.json").exists():
             settings.check_project(run)
-        if run.auto_size:
-            runs[run.run] = sizing.sized(run, sizing.plan_for(run, Path.cwd(), past))
-    return runs
+    plans = sizing.plans_for((run for run in runs.values() if run.auto_size), Path.cwd(), sizing.read_records())
+    return runs | {run.run: sizing.sized(run, plan) for run, plan in plans}
 
 
 try:

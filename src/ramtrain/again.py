@@ -1,0 +1,71 @@
+"""To do a run again: a config made from its record, and what of it has changed since it was trained."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ramtrain.config import Run
+from ramtrain.durable import write_bytes
+from ramtrain.runs import next_id
+
+_COMMENT = """\
+# Trains run {run} again, as run {again}, with the settings that its record holds:
+#   snakemake --cores 1 train --configfile {path}
+# What the project's files were then stands in {record}; `python -m ramtrain compare {run} {again}` says what differs.
+"""
+# What is about the call and other runs, not about this one.
+_NOT_OF_A_RUN = ("runs", "sweep", "benchmark", "resume", "discard")
+
+
+def write_config(run: Run, folder: Path) -> None:
+    """Write results/<run>/config.yaml, a config of its own that trains the same under the next free id."""
+    path, again = folder / "config.yaml", next_id(run.run)
+    config = {key: value for key, value in run.config.items() if key not in _NOT_OF_A_RUN}
+    trainer = run.config["project"]["trainer"]
+    config["project"] = {
+        **run.config["project"],
+        "path": str(run.project),
+        "trainer": str(Path(trainer).absolute()) if trainer.endswith(".yaml") else trainer,
+    }
+    config["runs"] = [{"run": again, **{name: run.parameters[name] for name in run.listed}}]
+    comment = _COMMENT.format(run=run.run, again=again, path=shlex.quote(str(path)), record=folder / "record.json")
+    write_bytes(path, (comment + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode())
+
+
+def changes_since(run: Run, record_file: Path) -> str | None:
+    """Return what of a training was changed since it has been recorded; None if nothing was, or it was not recorded."""
+    try:
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        before, values = record["training"], record["parameters"]
+    except (OSError, ValueError, KeyError):
+        return None
+    changed = [
+        _change(name, values.get(name), run.values.get(name))
+        for name in dict.fromkeys([*values, *run.values])
+        if values.get(name) != run.values.get(name)
+    ]
+    now = run.training
+    if now == before:
+        return None
+    return "; ".join(changed or _changes(before, now))
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    return [_change(key, before.get(key), now.get(key)) for key in keys]
+
+
+def _change(name: str, before: object, now: object) -> str:
+    return f"{name} was {_shown(before)}, is {_shown(now)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return f"`{shlex.join(map(str, value))}`"
+    return "not given" if value is None else str(value)
