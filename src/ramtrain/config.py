@@ -146,7 +146,10 @@ class Run:
     @property
     def values(self) -> dict[str, str]:
         """What tells the run from others: its parameters, and its own settings by their dotted keys, as text."""
-        return {**self.parameters, **{key: as_text(value, key) for key, value in self.settings.items()}}
+        return {
+            **self.parameters,
+            **{key: "null" if value is None else as_text(value, key) for key, value in self.settings.items()},
+        }
 
     @property
     def training(self) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def as_text(value: object, where: str) -> str:
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
-    if value is None or isinstance(value, list | dict):
+    if isinstance(value, list | dict):
         return json.dumps(value)
     raise RamTrainError(
         f"{where}: {value!r} is no text and no number; put it in quotation marks if it is meant as text."

@@ -1,0 +1,300 @@
+"""Which runs there are: dotted columns, runs listed in the config, sweeps; and how their values reach a trainer."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPO, small_config
+
+from ramtrain.config import Run, check_project, complete_config, load_runs
+from ramtrain.errors import RamTrainError
+from ramtrain.parameters import make_file
+from ramtrain.runs import next_id
+
+LR = ["sh", "-c", "{lr}"]
+
+
+def resolve(config: dict[str, Any]) -> dict[str, Run]:
+    return load_runs(complete_config(config, REPO, "my.yaml"), REPO)
+
+
+def refusal(config: dict[str, Any]) -> str:
+    with pytest.raises(RamTrainError) as refused:
+        resolve(config)
+    return str(refused.value)
+
+
+def swept(project: Path, sweep: dict[str, Any], command: list[str] = LR, **changes: Any) -> dict[str, Any]:
+    return small_config(project, sweep=sweep, **{"project.command": command, **changes})
+
+
+def with_table(project: Path, tmp_path: Path, table: str, command: list[str] = LR) -> dict[str, Any]:
+    path = tmp_path / "runs.tsv"
+    path.write_text(table)
+    return small_config(project, runs=str(path), **{"project.command": command})
+
+
+def test_every_combination_is_a_run_that_is_named_by_it(project: Path) -> None:
+    sweep = {"lr": ["1e-4", 0.001, 3], "batch": [8, 16], "seeds": 2}
+    runs = resolve(swept(project, sweep, ["sh", "{batch}", "{lr}", "{seed}"]))
+    assert list(runs)[:3] == ["batch=8,lr=1e-4,seed=1", "batch=8,lr=1e-4,seed=2", "batch=8,lr=0.001,seed=1"]
+    assert len(runs) == 12
+    assert runs["batch=16,lr=3,seed=2"].arguments(ram="") == ["sh", "16", "3", "2"]
+
+
+def test_the_order_of_a_sweep_names_the_same_runs(project: Path) -> None:
+    command = ["sh", "{batch}", "{lr}", "{seed}"]
+    one = resolve(swept(project, {"lr": [1, 2], "batch": [8, 16], "seeds": 2}, command))
+    other = resolve(swept(project, {"seeds": 2, "batch": [16, 8], "lr": [2, 1]}, command))
+    assert {run: one[run].training for run in one} == {run: other[run].training for run in other}
+
+
+def test_seeds_begin_with_the_configured_one(project: Path) -> None:
+    runs = resolve(swept(project, {"seeds": 3}, ["sh", "{seed}"], **{"train.seed": 7}))
+    assert list(runs) == ["seed=7", "seed=8", "seed=9"]
+    assert list(resolve(swept(project, {"seed": [5, 3]}, ["sh", "{seed}"]))) == ["seed=5", "seed=3"]
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        (["a,b", "a_b"], [r"lr=a_b-[0-9a-f]{8}", r"lr=a_b"]),
+        (["a b", "a/b"], [r"lr=a_b-[0-9a-f]{8}"] * 2),
+        ([True, "yes"], ["lr=true", "lr=yes"]),
+        (["x" * 200], [r"lr=x{88}-[0-9a-f]{8}"]),
+        (["ü"], [r"lr=_-[0-9a-f]{8}"]),
+        ([""], ["lr="]),
+    ],
+)
+def test_values_that_no_id_can_hold_work_all_the_same(values: list[Any], pattern: list[str], project: Path) -> None:
+    runs = resolve(swept(project, {"lr": values}))
+    assert len(runs) == len(values)
+    for run, value, expected in zip(runs.values(), values, pattern, strict=True):
+        assert re.fullmatch(expected, run.run)
+        assert run.arguments(ram="")[2] == ("true" if value is True else value)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "expected"),
+    [
+        ({}, "my.yaml: sweep: "),
+        ({"lr": []}, "my.yaml: sweep.lr: is empty. A list of values"),
+        ({"lr": 1}, "my.yaml: sweep.lr: 1 where a list is expected. A list of values, such as [1e-4, 3e-4]."),
+        ({"lr": [None]}, "my.yaml: sweep.lr.0: nothing where "),
+        ({"lr": [1, 1]}, "config: sweep.lr: '1' appears twice."),
+        ({"lr": [0.1, "0.1"]}, "config: sweep.lr: '0.1' appears twice."),
+        ({"lr": [1], "seeds": 0}, "my.yaml: sweep.seeds: 0 is less than the minimum of 1."),
+        ({"lr": [1], "seeds": 2, "seed": [1]}, "config: sweep: seed and seeds say the same thing twice"),
+        ({"lr": [1], "seed": ["x"]}, "config: sweep: lr=1,seed=x: seed: 'x' does not fit. A whole number"),
+        ({"lr": [1], "seeds": 2}, "config: sweep.seeds: nothing uses it: {seed} is neither in project.command nor in "),
+        ({"lr": [1], "rl": [1]}, "config: sweep.rl: nothing uses it: {rl} is neither in project.command nor in train."),
+        ({"lr": [1], "run": ["a"]}, "config: sweep.run: the ids are made of the values; name single runs in `runs`."),
+        ({"lr": [1], "ram": ["a"]}, "config: sweep: a column cannot be named 'ram'"),
+        ({"l r": [1]}, "config: sweep: a column cannot be named 'l r'"),
+        (
+            {"lr": [1], "ramdisk.szie": ["1G"]},
+            "sweep: column 'ramdisk.szie' is no key of the config; did you mean 'ram",
+        ),
+        ({"lr": [1], "benchmark.pairs": [1]}, "sweep: column 'benchmark.pairs' is no key of the config; "),
+        ({"lr": [1], "ramdisk.size": ["1X"]}, "sweep: lr=1,ramdisk.size=1X: ramdisk.size: '1X' is not a size;"),
+        ({"lr": [1], "train.threads": ["two"]}, "lr=1,train.threads=two: train.threads: 'two' where a whole number or"),
+        (
+            {"lr": list(range(100)), "a": list(range(100)), "b": list(range(100))},
+            "config: sweep: 100 x 100 x 100 are 1,000,000 combinations, and 10,000 are the most; take fewer values",
+        ),
+    ],
+)
+def test_a_bad_sweep_has_one_message(sweep: dict[str, Any], expected: str, project: Path) -> None:
+    message = refusal(swept(project, sweep))
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_dotted_columns_are_keys_of_the_config_for_that_run(project: Path, tmp_path: Path) -> None:
+    header = "run\tlr\tramdisk.size\tprotect.max_loss\ttrain.threads\tproject.model\n"
+    table = header + "a\t1\t128M\t1 h\t2\t[x, y]\nb\t1\t\t\t\t\n"
+    runs = resolve(with_table(project, tmp_path, table))
+    a, b = runs.values()
+    assert (a.size_bytes >> 20, a.protect.max_loss_s, a.threads, a.products.model) == (128, 3600, 2, ("x", "y"))
+    assert (b.size_bytes >> 20, b.protect.max_loss_s, b.threads, b.products.model) == (
+        64,
+        600,
+        None,
+        ("out/model.bin",),
+    )
+    assert a.config["ramdisk"]["size"] == "128M"
+    assert a.values == {
+        "seed": "1",
+        "lr": "1",
+        "ramdisk.size": "128M",
+        "protect.max_loss": "1 h",
+        "train.threads": "2",
+        "project.model": '["x", "y"]',
+    }
+
+
+def test_a_variable_may_be_a_column(project: Path, tmp_path: Path) -> None:
+    runs = resolve(with_table(project, tmp_path, "run\tlr\ttrain.environment.MODE\na\t1\tfast\nb\t2\t\n"))
+    assert [run.variables(ram="") for run in runs.values()] == [{"MODE": "fast"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (
+            "run\tlr\tramdisk.sise\na\t1\t1G\n",
+            "line 1: column 'ramdisk.sise' is no key of the config; did you mean 'ramdisk.s",
+        ),
+        ("run\tlr\tsweep.lr\na\t1\t1G\n", "line 1: column 'sweep.lr' is no key of the config; "),
+        (
+            "run\tlr\tramdisk.backend\na\t1\tzfs\n",
+            "line 2: ramdisk.backend: 'zfs' is not known, known are: auto, tmpfs, ",
+        ),
+        (
+            "run\tlr\tramdisk.size\na\t1\t1G\nb\t1\t[\n",
+            "line 3: ramdisk.size: '[' is not a value in YAML; put it in quot",
+        ),
+        ("run\tlr\tproject.trainer\na\t1\tcoki\n", "line 2: project.trainer: 'coki' is not known; known are: coqui, "),
+        ("run\tlr\na\t\n", 'line 2: lr: is empty; give a value, or "" if an empty text is meant.'),
+        (
+            "run\tlearning_rate\na\t1\n",
+            "line 2: project.command: {lr} is not known; known are learning_rate, ram, run, seed.",
+        ),
+    ],
+)
+def test_a_bad_cell_names_its_line(table: str, expected: str, project: Path, tmp_path: Path) -> None:
+    message = refusal(with_table(project, tmp_path, table))
+    assert expected in message
+    assert message.count("runs.tsv") == 1
+    assert "\n" not in message
+
+
+def test_an_empty_text_can_be_meant(project: Path, tmp_path: Path) -> None:
+    (run,) = resolve(with_table(project, tmp_path, 'run\tlr\na\t""\n')).values()
+    assert run.arguments(ram="")[2] == ""
+
+
+def test_columns_rows_and_comments_may_change_and_define_no_other_training(project: Path, tmp_path: Path) -> None:
+    before = resolve(with_table(project, tmp_path, "run\tlr\nb\t2\na\t1\n"))
+    after = resolve(with_table(project, tmp_path, "# new\nnote\tlr\trun\tramdisk.size\nx y\t1\ta\t65M\n\nz\t2\tb\t\n"))
+    assert {run: before[run].training for run in before} == {run: after[run].training for run in after}
+
+
+def test_runs_may_stand_in_the_config_itself_and_beside_a_sweep(project: Path) -> None:
+    config = swept(project, {"lr": [1, 2]}, runs=[{"run": "first", "lr": 5, "protect.keep": 2}])
+    runs = resolve(config)
+    assert list(runs) == ["first", "lr=1", "lr=2"]
+    assert (runs["first"].arguments(ram="")[2], runs["first"].protect.keep) == ("5", 2)
+    assert (
+        "config: sweep: lr=1: run: 'lr=1' appears twice; run ids must differ. The other one: config: runs.0."
+        in refusal(swept(project, {"lr": [1, 2]}, runs=[{"run": "lr=1", "lr": 5}]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([], "my.yaml: runs: is empty."),
+        ([{"lr": 1}], "my.yaml: runs.0.run: missing. The run's id."),
+        ([{"run": "a b", "lr": 1}], "config: runs.0: run: 'a b' does not fit."),
+        ([{"run": "a", "lr": 1}, {"run": "a", "lr": 1}], "config: runs.1: run: 'a' appears twice;"),
+        ([{"run": "a", "lr": None}], "config: runs.0: lr: "),
+        (["a"], "my.yaml: runs.0: 'a' where a mapping of keys is expected."),
+    ],
+)
+def test_a_bad_list_of_runs(runs: list[Any], expected: str, project: Path) -> None:
+    assert expected in refusal(small_config(project, runs=runs, **{"project.command": LR}))
+
+
+def test_parameters_reach_the_trainer_as_environment(project: Path) -> None:
+    environment = {"LR": "{lr}", "WHERE": "{ram}/{run}", "DEBUG": True, "N": 3}
+    config = swept(project, {"lr": [1]}, ["sh"], **{"train.environment": environment})
+    (run,) = resolve(config).values()
+    assert run.variables(ram="/r") == {"LR": "1", "WHERE": "/r/lr=1", "DEBUG": "true", "N": "3"}
+    assert run.training["environment"]["LR"] == "1"
+    assert "environment" not in resolve(small_config(project))["my_pr_ject_"].training, "of old, nothing trains again"
+    assert "train.environment: {rl} is not known" in refusal(small_config(project, **{"train.environment.X": "{rl}"}))
+    assert "train.environment: 'a b' does not fit. A name is letters" in refusal(
+        small_config(project, **{"train.environment.a b": 1})
+    )
+
+
+def adapter(tmp_path: Path, content: dict[str, Any]) -> str:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"description": "my trainer", **content}))
+    return str(path)
+
+
+def test_parameters_reach_the_trainer_as_a_file(project: Path, tmp_path: Path) -> None:
+    (project / "conf").mkdir(mode=0o750)
+    (project / "conf/base.json").write_text('{"optimizer": {"lr": 1, "eps": 1e-8}, "name": "x"}')
+    keys = {"lr": "optimizer.lr", "seed": "seed"}
+    own = adapter(tmp_path, {"parameters": {"file": "conf/run.json", "base": "conf/base.json", "keys": keys}})
+    config = swept(project, {"lr": ["1e-4"], "name": ["y"], "deep": ["[1, 2]"]}, ["sh"], **{"project.trainer": own})
+    (run,) = resolve(config).values()
+    check_project(run)
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    for _ in range(2):  # also where it has been made before
+        path = make_file(project, upper, run.trainer.parameters, run.file_parameters())
+    assert path == upper / "conf/run.json"
+    assert path.parent.stat().st_mode & 0o777 == 0o750
+    assert json.loads(path.read_text()) == {
+        "optimizer": {"lr": 1e-4, "eps": 1e-8},
+        "name": "y",
+        "deep": [1, 2],
+        "seed": 1,
+    }
+    assert not (project / "conf/run.json").exists()
+    assert run.training["parameters"] == {"deep": [1, 2], "optimizer.lr": 1e-4, "name": "y", "seed": 1}
+
+
+def test_a_parameters_file_may_be_yaml_and_of_its_own(project: Path, tmp_path: Path) -> None:
+    own = adapter(tmp_path, {"parameters": {"file": "run.yaml"}})
+    (run,) = resolve(swept(project, {"lr": [0.5]}, ["sh"], **{"project.trainer": own})).values()
+    path = make_file(project, tmp_path, run.trainer.parameters, run.file_parameters())
+    assert yaml.safe_load(path.read_text()) == {"lr": 0.5}, "the seed only where the adapter says where it stands"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"file": "run.toml"}, "own.yaml: parameters.file: 'run.toml' does not fit. Where it is made"),
+        ({"file": "../run.json"}, "own.yaml: parameters.file: '../run.json': give a path in the project."),
+        ({"file": "/run.json"}, "own.yaml: parameters.file: '/run.json': give a path in the project."),
+        ({"file": "a.json", "base": "no.json"}, "no.json: No such file or directory; the adapter's parameters.base"),
+        ({"file": "a.json", "base": "train.py"}, "train.py: cannot be read ("),
+        (
+            {"file": "a.json", "base": "data/words.txt"},
+            "words.txt: holds no mapping of keys; the adapter's parameters.",
+        ),
+    ],
+)
+def test_a_bad_parameters_file(parameters: dict[str, str], expected: str, project: Path, tmp_path: Path) -> None:
+    config = swept(project, {"lr": [1]}, ["sh"], **{"project.trainer": adapter(tmp_path, {"parameters": parameters})})
+    with pytest.raises(RamTrainError, match=re.escape(expected)):
+        check_project(resolve(config)["lr=1"])
+
+
+def test_an_adapter_of_ones_own_that_is_not_there(project: Path) -> None:
+    assert "/no.yaml: no such file; known adapters are: coqui, generic." in refusal(
+        small_config(project, **{"project.trainer": "no.yaml"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "again"),
+    [
+        ("a", "a-again"),
+        ("a-again", "a-again-2"),
+        ("a-again-2", "a-again-3"),
+        ("x" * 98, "3ec4a1bd-again"),
+    ],
+)
+def test_the_id_of_a_run_that_is_done_again(run: str, again: str) -> None:
+    assert next_id(run) == again or (len(run) > 90 and re.fullmatch("[0-9a-f]{8}-again", next_id(run)))
