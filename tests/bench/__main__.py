@@ -1,6 +1,6 @@
 """What RamTrain promises in figures, each beside what it is measured against, in one run: `make bench`.
 
-    python tests/bench [--rounds N] [command] [overlay] [copy] [export] [steps] [writes] [drain] [watching] [guard]
+    python tests/bench [--rounds N] [part ...]
 
 The contenders of a row take turns, each round begins with another one, and every round counts. The table gives
 medians with min..max; the exit status is 1 when a figure misses its limit or could not be measured. Files lie in a
@@ -22,6 +22,7 @@ from pathlib import Path
 from copies import measure_copy, measure_export, measure_overlay
 from figures import HEADER, Row, say
 from guarded import measure_guard
+from planning import measure_planning
 from trainings import measure_command, measure_drain, measure_steps, measure_watching, measure_writes
 
 from ramtrain.errors import RamTrainError
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[Path, int], list[Row]]] = {
     "drain": measure_drain,
     "watching": measure_watching,
     "guard": measure_guard,
+    "planning": measure_planning,
 }
 
 
