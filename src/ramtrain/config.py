@@ -101,6 +101,7 @@ class Run:
     Its RAM disk is to have `size_bytes`, and at least `least_bytes`; with `auto_size` both are 0 until `sizing` has
     found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
     `guard` says whether the training's memory is watched, `grow` whether its RAM disk may be enlarged meanwhile.
+    The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have.
     """
 
     run: str
@@ -125,6 +126,8 @@ class Run:
     grow: bool
     staging: str
     threads: int | None
+    gpus: int | None
+    devices: tuple[str, ...]
     protect: Protect
     resume: str
 
@@ -438,6 +441,8 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
             grow=config["guard"]["grow"],
             staging=config["staging"],
             threads=train["threads"],
+            gpus=train["gpus"],
+            devices=tuple(map(str, train["devices"] or ())),
             protect=protect,
             resume=_read_resume(config["resume"], row["run"]),
         )

@@ -115,6 +115,7 @@ def compose(
         "ended": ended.isoformat(timespec="milliseconds"),
         "command": training.command,
         "config": dict(config),
+        "devices": training.devices,
         "timings_s": {
             "mount": lease.mount_s,
             "stage": stage.stage_s,

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import admission, caller, config as settings, ramdisk, sizing, status
+from ramtrain import admission, caller, config as settings, devices, ramdisk, sizing, status
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
 
@@ -35,11 +35,14 @@ def remember_call(reserve):
 def load_runs():
     """Return the configured runs by id, all of them checked, with their sizes as they stay while this call lasts."""
     runs, past = settings.load_runs(config, HOME), sizing.read_records()
+    ended = {run for run in runs if Path("results", run, "record.json").exists()}
     for run in runs.values():
-        if not Path("results", run.run, "record.json").exists():
+        if run.run not in ended:
             settings.check_project(run)
         if run.auto_size:
             runs[run.run] = sizing.sized(run, sizing.plan_for(run, Path.cwd(), past))
+    if found := devices.count(runs.values(), ended):
+        workflow.global_resources.setdefault("gpu", found)
     return runs
 
 
@@ -73,3 +76,8 @@ def ramdisk_mb(wildcards):
 def run_threads(wildcards):
     """Return the threads of the run's trainer, or 1 where they are its own affair: likewise the same on every rule."""
     return RUNS[wildcards.run].threads or 1
+
+
+def run_gpus(wildcards):
+    """Return how many devices the run is given; 0 where they are its own affair: likewise the same on every rule."""
+    return RUNS[wildcards.run].gpus or 0
