@@ -19,6 +19,7 @@ from workplace import Workplace, changed
 
 from ramtrain.lease import user_root
 from ramtrain.ledger import opened
+from ramtrain.supervise import Training
 
 RUN = "my_pr_ject_"
 
@@ -61,7 +62,7 @@ def no_lock_left(tmp_path: Path) -> Iterator[None]:
 
 
 def config_for(project: Path, program: str, **changes: Any) -> dict[str, Any]:
-    config = small_config(project, staging="none", **{"ramdisk.size": "16M", "protect.max_loss": "never"})
+    config = small_config(project, **{"ramdisk.size": "16M", "protect.max_loss": "never"})
     config["project"] |= {
         "command": [sys.executable, "-c", program, "{ram}"],
         "model": ["seen.json"],
@@ -96,6 +97,10 @@ def test_no_two_runs_of_a_call_have_the_same_device(
     for run, one in zip(runs, seen, strict=True):
         assert f"run {run}: device {one['devices']}\n" in ended.output
     assert "waiting for" not in ended.output, "Snakemake starts no more runs than there are devices"
+    training = json.loads((workdir / "results/r1/export.json").read_text())["training"]
+    assert Training.from_dict(training).devices == [seen[0]["devices"]]
+    del training["devices"]
+    assert Training.from_dict(training).devices == [], "as an older version left it in RAM"
 
 
 def test_what_asks_for_too_many_is_not_started(
