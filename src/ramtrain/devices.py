@@ -23,7 +23,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import user_root
 from ramtrain.locks import folder_locked, holder, take, tidy
 from ramtrain.system import CommandError, run_command
-from ramtrain.waiting import wait_for
+from ramtrain.waiting import ended_promptly, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,8 @@ def _uuid_of(spelling: str, machine: Machine, where: str, by_bus: bool) -> str:
             )
         found = [gpu.uuid for gpu in gpus[int(spelling) : int(spelling) + 1]]
     else:  # CUDA takes the beginning of a UUID as well
-        found = [uuid for gpu in gpus for uuid in (gpu.uuid, *gpu.parts) if uuid.startswith(spelling)]
+        uuids = [uuid for gpu in gpus for uuid in (gpu.uuid, *gpu.parts)]
+        found = [spelling] if spelling in uuids else [uuid for uuid in uuids if uuid.startswith(spelling)]
     if len(found) != 1:
         what = "several devices" if found else "no device"
         raise RamTrainError(f"{where}: {spelling!r} is {what} of this machine; there are {known}.")
@@ -194,18 +195,19 @@ def given(run: Run, workdir: str) -> Iterator[Given]:
     if not run.gpus:
         yield Given((), (), {} if run.gpus is None else {VISIBLE: ""})
         return
-    machine = ask_machine()
-    devices = allowed(run, machine)
     note = json.dumps({"run": run.run, "workdir": workdir})
     what = pluralize(run.gpus, "device")
     taken = None
     try:
-        taken = _take(run, devices, note, tell=True)
-        if taken is None:
-            taken = wait_for(run.run, what, lambda: _take(run, devices, note))
-        log.info("run %s: %s", run.run, concatenate([_told(device) for device in taken]))
-        if machine.gpus:
-            _warn_of_others(run, taken)
+        with ended_promptly(run.run, what):  # nvidia-smi may take its time
+            machine = ask_machine()
+            devices = allowed(run, machine)
+            taken = _take(run, devices, note, tell=True)
+            if taken is None:
+                taken = wait_for(run.run, what, lambda: _take(run, devices, note))
+            log.info("run %s: %s", run.run, concatenate([_told(device) for device in taken]))
+            if machine.gpus:
+                _warn_of_others(run, taken)
         yield Given(tuple(taken), tuple(taken.values()), _environment(run, list(taken)))
     finally:
         for descriptor in (taken or {}).values():

@@ -29,7 +29,7 @@ def wait_for(run: str, what: str, attempt: Callable[[], Found | None]) -> Found:
     Raises:
         RamTrainError: it was told to end while it waited.
     """
-    with _ended_promptly(run, what):
+    with ended_promptly(run, what):
         while (found := attempt()) is None:
             if caller.has_ended():
                 raise RamTrainError(f"run {run}: Snakemake ended while it waited for {what}.")
@@ -38,8 +38,8 @@ def wait_for(run: str, what: str, attempt: Callable[[], Found | None]) -> Found:
 
 
 @contextlib.contextmanager
-def _ended_promptly(run: str, what: str) -> Iterator[None]:
-    """Have a signal to end raise what ends the wait."""
+def ended_promptly(run: str, what: str) -> Iterator[None]:
+    """Have a signal to end raise a RamTrainError, which ends the wait."""
 
     def end(number: int, _: FrameType | None) -> None:
         told = "a signal to Snakemake" if number == caller.TOLD_TO_END else signal.Signals(number).name

@@ -87,6 +87,7 @@ def a_run(project: Path) -> Callable[..., Run]:
         (TWO_KINDS, None, "GPU-aab", None, [("GPU-aab", B)]),
         (DIVIDED, None, None, None, [(PART_1, PART_1), (PART_2, PART_2), (B, B)]),
         (DIVIDED, ["MIG-2", 1], None, None, [("MIG-2", PART_2), ("1", B)]),
+        (TWO_ALIKE.replace(B, f"{A}0"), [A], None, None, [(A, A)]),
     ],
 )
 def test_what_a_run_may_have(
@@ -301,3 +302,12 @@ def test_an_nvidia_smi_that_hangs_is_given_up(
     (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr("ramtrain.devices._NVIDIA_SMI_S", 0.2)
     assert ask_machine().why_none == "nvidia-smi --list-gpus: has not ended within 0.2 s"
+
+
+def test_a_signal_does_not_wait_for_nvidia_smi(a_run: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\nkill -USR1 $PPID\nexec sleep 60\n")
+    with (
+        pytest.raises(RamTrainError, match="a signal to Snakemake while it waited for 1 device; nothing was started"),
+        given(a_run(1), "/w"),
+    ):
+        pytest.fail("it is given devices")
