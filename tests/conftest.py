@@ -150,6 +150,26 @@ def snakemake(workdir: Path) -> Callable[..., Ended]:
 
 
 @pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that puts an nvidia-smi on the PATH: what it lists, and the processes on those; or why it
+    fails. Until then there is none that works, whatever this machine has."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def put(listed: str = "", apps: str = "", fails: str = "") -> None:
+        says = f'echo "{fails}" >&2; exit 9' if fails else f'[ "$1" = --list-gpus ] && cat <<E\n{listed}E'
+        program = folder / "nvidia-smi"
+        program.write_text(f'#!/bin/sh\n{says}\n[ "$1" = --list-gpus ] || cat <<E\n{apps}E\n')
+        program.chmod(0o755)
+
+    put(fails="no driver")
+    return put
+
+
+@pytest.fixture
 def resuming(tmp_path: Path) -> Path:
     """Return a copy of the project that resumes."""
     folder = tmp_path / "resuming"

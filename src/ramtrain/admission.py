@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
-import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from humanfriendly import format_size
 
@@ -20,11 +16,9 @@ from ramtrain.config import Run
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, Lease, used_bytes, user_root
 from ramtrain.ledger import Ledger, Promise, Standing, opened, standing
+from ramtrain.waiting import wait_for
 
 log = logging.getLogger(__name__)
-
-_POLL_S = 1.0
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 
 
 class DoesNotFit(RamTrainError):
@@ -69,12 +63,7 @@ def admit(run: Run, lease: Lease, place: Path | None = None) -> int:
     """
     granted_bytes = _try(run, lease, place, is_first=True)
     if granted_bytes is None:
-        with _ended_promptly(run.run):
-            while granted_bytes is None:
-                if caller.has_ended():
-                    raise RamTrainError(f"run {run.run}: Snakemake ended while it waited for memory.")
-                time.sleep(_POLL_S)
-                granted_bytes = _try(run, lease, place)
+        granted_bytes = wait_for(run.run, "memory", lambda: _try(run, lease, place))
         log.info("run %s: there is memory now", run.run)
     return granted_bytes
 
@@ -286,26 +275,6 @@ def check_disk(run: Run, workdir: Path, lines: Sequence[Line]) -> None:
                 ]
             )
         )
-
-
-@contextlib.contextmanager
-def _ended_promptly(run: str) -> Iterator[None]:
-    """Have a signal to end raise what ends the wait."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        told = "a signal to Snakemake" if number == caller.TOLD_TO_END else signal.Signals(number).name
-        raise RamTrainError(
-            f"run {run}: {told} while it waited for memory; nothing was started. To go on, type "
-            f"`{caller.command('train')}`."
-        )
-
-    heeded = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _size(size_bytes: int) -> str:

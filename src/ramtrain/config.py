@@ -107,6 +107,7 @@ class Run:
     `guard` says whether the training's memory is watched, `grow` whether its RAM disk may be enlarged meanwhile.
     `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row,
     `settings` the config's keys that its row sets; `config` has them in their place.
+    The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have.
     """
 
     run: str
@@ -135,6 +136,8 @@ class Run:
     grow: bool
     staging: str
     threads: int | None
+    gpus: int | None
+    devices: tuple[str, ...]
     protect: Protect
     resume: str
 
@@ -475,6 +478,8 @@ def _resolve(config: Mapping[str, Any], home: Path) -> Run:
         grow=config["guard"]["grow"],
         staging=config["staging"],
         threads=train["threads"],
+        gpus=train["gpus"],
+        devices=tuple(map(str, train["devices"] or ())),
         protect=_read_protect(config["protect"]),
         resume=config["resume"],
     )

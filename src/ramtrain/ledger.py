@@ -12,13 +12,13 @@ import fcntl
 import json
 import logging
 import os
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ramtrain.lease import MARK, short_name, used_in
+from ramtrain.locks import folder_locked, tidy
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Ledger:
 @contextlib.contextmanager
 def opened(root: Path) -> Iterator[Ledger]:
     """Give the ledger in `root`, made if need be, to read and to change; one process at a time."""
-    with _locked(root):
+    with folder_locked(root):
         ledger = Ledger(_read(root))
         yield ledger
         file = root / _LEDGER
@@ -133,15 +133,14 @@ def opened(root: Path) -> Iterator[Ledger]:
             new.replace(file)
         else:
             file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty
-                root.rmdir()
+            tidy(root)
 
 
 def standing(root: Path) -> list[Standing]:
     """Return the promises in the ledger that are alive, as they stand now; [] where there is none."""
     if not (root / _LEDGER).exists():
         return []
-    with _locked(root):
+    with folder_locked(root):
         return _read(root)
 
 
@@ -170,29 +169,3 @@ def _stand(promise: Promise) -> Standing | None:
     if promise.backend == "tmpfs":  # just unmounted, it would be all that is in the file system below
         held_bytes = min(held_bytes, promise.promised_bytes)
     return Standing(promise, held_bytes, working)
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold the lock on the folder; another process may remove it, when it is empty, while we wait for that."""
-    while True:
-        with contextlib.suppress(FileExistsError):
-            root.mkdir(mode=stat.S_IRWXU)
-        try:
-            descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_still(descriptor, root):
-                yield
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_still(descriptor: int, folder: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
-    except FileNotFoundError:
-        return False

@@ -118,6 +118,7 @@ def compose(
         "parameters": run.values,
         "training": training.fingerprint.training,
         "config": dict(run.config),
+        "devices": training.devices,
         "timings_s": {
             "mount": lease.mount_s,
             "stage": stage.stage_s,

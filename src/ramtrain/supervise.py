@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from humanfriendly import format_size
 
 from ramtrain import caller
 from ramtrain.config import Run
+from ramtrain.devices import Given, given
 from ramtrain.drain import Drain, Drained, Saved
 from ramtrain.durable import remove
 from ramtrain.environment import ProjectState, describe_project, read_inputs
@@ -75,6 +76,7 @@ class Training:
 
     `saved` are the complete checkpoints that were seen, `strays` files on a disk that the trainer wrote, with their
     sizes, `own` what RamTrain wrote beside it, durable checkpoints apart; `before` the disk's counters at the start.
+    `devices` are those that it was given, by UUID where that is known.
     """
 
     command: list[str]
@@ -92,6 +94,7 @@ class Training:
     resumed: Resumed | None
     project: ProjectState
     fingerprint: Fingerprint
+    devices: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Training:
@@ -115,26 +118,33 @@ class Training:
         return cls(**{**content, **parts})
 
 
-def trainer_environment(run: Run, lease: Lease, stage: Stage) -> dict[str, str]:
-    """Return the trainer's environment: the user's, TMPDIR in RAM, threads if configured, the adapter's variables and
-    the config's."""
+def trainer_environment(run: Run, lease: Lease, stage: Stage, devices: Given) -> dict[str, str]:
+    """Return the trainer's environment: the user's, TMPDIR in RAM, threads if configured, the adapter's variables, the
+    config's, and its devices if it is given any."""
     env = caller.environment()
     env.update(dict.fromkeys(caller.TEMPORARY_VARIABLES, str(temporary_folder(lease))))
     if run.threads:
         env.update(dict.fromkeys(caller.THREAD_VARIABLES, str(run.threads)))
     env.update({"PWD": stage.cwd, "PYTHONUNBUFFERED": "1"}, **run.trainer.environment, **run.variables(stage.ram))
+    env.update(devices.environment)
     return env
 
 
 def train(run: Run, lease: Lease, stage: Stage) -> Training:
-    """Run the trainer to its end, from where an earlier attempt got to.
+    """Run the trainer to its end, from where an earlier attempt got to, when there are devices for it.
 
     Raises:
         RamTrainError: it is running already, could not be started, failed, or was told to end. Its RAM disk stays.
     """
-    with only_one(run.run, Path(lease.state)), _signals() as signals, ThreadPoolExecutor(1) as background:
+    with only_one(run.run, Path(lease.state)):
         # Snakemake forgets that it had to train again when that is cut short; a missing export it does not forget.
         remove(export_file(run.run))
+        with given(run, lease.workdir) as devices:
+            return _train(run, lease, stage, devices)
+
+
+def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
+    with _signals() as signals, ThreadPoolExecutor(1) as background:
         lease = enlarge(run, lease)
         own_before, trainers = own_writes(), NO_WRITES
         inputs = background.submit(read_inputs, run.project.resolve())
@@ -151,7 +161,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             order = Order(
                 argv=run.arguments(stage.ram) + arguments,
                 cwd=stage.cwd,
-                env=trainer_environment(run, lease, stage),
+                env=trainer_environment(run, lease, stage, devices),
                 log=str(Path(lease.folder) / TRAINER_LOG),
                 namespace=stage.namespace,
                 overlays=stage.overlays,
@@ -162,7 +172,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
             noted = background.submit(lambda at: Begun(mine(), run.products).write(at), lease)
             log.info("run %s: training; its output: tail -f %s", run.run, order.log)
             project = background.submit(lambda argv: describe_project(run, argv[0], inputs.result()), order.argv)
-            watch = _Watch(run, lease, stage, order, signals, mine)
+            watch = _Watch(run, lease, stage, order, signals, mine, devices.locks)
             ending = watch.until_end()
             lease = watch.lease
             trainers = trainers.and_also(watch.written)
@@ -201,6 +211,7 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
         resumed=ladder.resumed,
         project=project.result(),
         fingerprint=mine(),
+        devices=[device.uuid for device in devices.devices],
     )
 
 
@@ -271,6 +282,7 @@ class _Watch:
         order: Order,
         signals: _Signals,
         mine: Callable[[], Fingerprint],
+        locks: tuple[int, ...],
     ) -> None:
         self.run = run
         self.signals = signals
@@ -298,6 +310,7 @@ class _Watch:
             stdout=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
+            pass_fds=locks,  # should we be killed, its devices are in use until the trainer is gone
         )
         self._tell_keeper(asdict(order))
         self.drain = Drain(run, lease, stage, mine, self._processes, lambda: self.progress.latest)

@@ -37,17 +37,21 @@ class CommandError(RamTrainError):
     """A system command that did not end with 0; its text carries what the command said."""
 
 
-def run_command(*argv: str) -> str:
+def run_command(*argv: str, timeout_s: float | None = None) -> str:
     """Run a system command and return what it printed.
 
     Raises:
-        CommandError: the program is missing or ended with another status than 0.
+        CommandError: the program is missing, ended with another status than 0, or took longer than `timeout_s`.
     """
     log.debug("running: %s", shlex.join(argv))
     try:
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout_s
+        )
     except OSError as error:
         raise CommandError(f"{argv[0]}: {error.strerror}") from error
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"{shlex.join(argv)}: has not ended within {timeout_s:g} s") from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         raise CommandError(f"{shlex.join(argv)}: {said}")

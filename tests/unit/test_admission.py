@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import REPO, small_config
 
-from ramtrain import admission, caller, memory
+from ramtrain import caller, memory, waiting
 from ramtrain import lease as lease_module
 from ramtrain.admission import DoesNotFit, Line, check_disk, room_bytes
 from ramtrain.config import Run, complete_config, load_runs
@@ -41,7 +41,7 @@ def own_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     folder = SHM / f"ramtrain test {os.getpid()}"
     folder.mkdir()
     monkeypatch.setattr(lease_module, "SHM", folder)
-    monkeypatch.setattr(admission.time, "sleep", lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr(waiting.time, "sleep", lambda _: pytest.fail("it waits"))
     yield
     left = list(folder.rglob("*"))
     shutil.rmtree(folder)
@@ -150,7 +150,7 @@ def test_dev_shm_is_shared_too(
 ) -> None:
     available(900)
     usage = type("usage", (), {"free": 100 * MIB})
-    monkeypatch.setattr(admission.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     another(30, device=os.stat(SHM).st_dev)
     another(300, device=None)
     lease = acquire(a_run(project, "70M"), workdir)
@@ -178,7 +178,7 @@ def test_what_another_call_was_promised_is_waited_for(
             with opened(user_root()) as ledger:
                 ledger.strike(Path(other.state))
 
-    monkeypatch.setattr(admission.time, "sleep", sleep)
+    monkeypatch.setattr(waiting.time, "sleep", sleep)
     with caplog.at_level(logging.INFO):
         lease = acquire(a_run(project), workdir)
     assert len(slept) == 3
@@ -202,7 +202,7 @@ def test_a_signal_ends_the_wait(
     available(200)
     another(80)
     handlers = [signal.getsignal(each) for each in signal.Signals]
-    monkeypatch.setattr(admission.time, "sleep", lambda _: os.kill(os.getpid(), number))
+    monkeypatch.setattr(waiting.time, "sleep", lambda _: os.kill(os.getpid(), number))
     with pytest.raises(RamTrainError, match="while it waited for memory; nothing was started"):
         acquire(a_run(project), workdir)
     assert not ram_root(workdir).exists()

@@ -85,6 +85,13 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("train.seed", 1.0, "my.yaml: train.seed: 1.0 where a whole number is expected."),
         ("train.threads", "2", "my.yaml: train.threads: '2' where a whole number or null is expected."),
         ("train.threads", 0, "my.yaml: train.threads: 0 is less than the minimum of 1."),
+        ("train.gpus", -1, "my.yaml: train.gpus: -1 is less than the minimum of 0. How many devices"),
+        ("train.gpus", True, "my.yaml: train.gpus: True where a whole number or null is expected."),
+        ("train.devices", "0,1", "my.yaml: train.devices: '0,1' where a list or null is expected."),
+        ("train.devices", [], "my.yaml: train.devices: is empty. The devices that runs may have"),
+        ("train.devices", [""], "my.yaml: train.devices.0: '' does not fit. A device is an index"),
+        ("train.devices", ["0,1"], "my.yaml: train.devices.0: '0,1' does not fit. A device is an index"),
+        ("train.devices", [0, -1], "my.yaml: train.devices.1: -1 is less than the minimum of 0."),
         # choices
         ("ramdisk.backend", "tmpf", "my.yaml: ramdisk.backend: 'tmpf' is not known, did you mean 'tmpfs'?"),
         ("ramdisk.backend", "zfs", "ramdisk.backend: 'zfs' is not known, known are: auto, tmpfs, shm, path, disk."),

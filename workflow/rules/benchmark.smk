@@ -19,6 +19,7 @@ rule benchmark_io:
     threads: workflow.cores
     resources:
         ramdisk_mb=BENCHMARK_RUN.ramdisk_mb if BENCHMARK_RUN else 0,
+        gpu=(BENCHMARK_RUN.gpus or 0) if BENCHMARK_RUN else 0,
     params:
         pairs=lambda wildcards: BENCHMARK_RUN and config["benchmark"]["pairs"],
         training=lambda wildcards: BENCHMARK_RUN and BENCHMARK_RUN.training,

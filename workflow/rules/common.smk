@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import admission, caller, config as settings, ramdisk, sizing, status, summary
+from ramtrain import admission, caller, config as settings, devices, ramdisk, sizing, status, summary
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
 
@@ -42,10 +42,13 @@ def remember_call(reserve):
 def load_runs():
     """Return the configured runs by id, all of them checked, with their sizes as they stay while this call lasts."""
     runs = settings.load_runs(config, HOME)
+    ended = {run for run in runs if Path("results", run, "record.json").exists()}
     for run in runs.values():
-        if not Path("results", run.run, "record.json").exists():
+        if run.run not in ended:
             settings.check_project(run)
     plans = sizing.plans_for((run for run in runs.values() if run.auto_size), Path.cwd(), sizing.read_records())
+    if found := devices.count(runs.values(), ended):
+        workflow.global_resources.setdefault("gpu", found)
     return runs | {run.run: sizing.sized(run, plan) for run, plan in plans}
 
 
@@ -79,3 +82,8 @@ def ramdisk_mb(wildcards):
 def run_threads(wildcards):
     """Return the threads of the run's trainer, or 1 where they are its own affair: likewise the same on every rule."""
     return RUNS[wildcards.run].threads or 1
+
+
+def run_gpus(wildcards):
+    """Return how many devices the run is given; 0 where they are its own affair: likewise the same on every rule."""
+    return RUNS[wildcards.run].gpus or 0

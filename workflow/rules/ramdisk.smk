@@ -18,6 +18,7 @@ rule mount_ramdisk:
     threads: run_threads
     resources:
         ramdisk_mb=ramdisk_mb,
+        gpu=run_gpus,
     script:
         "../../scripts/mount_ramdisk.py"
 
@@ -36,6 +37,7 @@ rule stage_project:
     threads: run_threads
     resources:
         ramdisk_mb=ramdisk_mb,
+        gpu=run_gpus,
     script:
         "../../scripts/stage_project.py"
 
@@ -57,5 +59,6 @@ rule unmount_run:
     threads: run_threads
     resources:
         ramdisk_mb=ramdisk_mb,
+        gpu=run_gpus,
     script:
         "../../scripts/unmount_run.py"

@@ -16,6 +16,7 @@ rule train_run:
     threads: run_threads
     resources:
         ramdisk_mb=ramdisk_mb,
+        gpu=run_gpus,
     params:
         training=lambda wildcards: RUNS[wildcards.run].training,
     script:
@@ -38,5 +39,6 @@ rule export_model:
     threads: run_threads
     resources:
         ramdisk_mb=ramdisk_mb,
+        gpu=run_gpus,
     script:
         "../../scripts/export_model.py"
