@@ -28,7 +28,7 @@ SAFETENSORS = ".safetensors"
 # What is held of a tensor at any one time, in elements: a checkpoint may be larger than the memory.
 _CHUNK = 1 << 18
 _CHUNK_BYTES = 4 << 20
-_REFUSED = re.compile(r"WeightsUnpickler error: (.+)")
+_REFUSED = re.compile(r"WeightsUnpickler error: (.+?)(?:\. Please|\n|\Z)")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 
@@ -244,8 +244,8 @@ def _pickled(path: Path) -> dict[_Name, Any]:
         raise
     except Exception as error:  # on what is no pickle at all the unpickler fails in any way
         refused = _REFUSED.search(str(error))
-        why = refused.group(1).strip() if refused else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        raise _Unreadable(f"PyTorch does not load {path} (weights_only): {why}") from error
+        why = refused.group(1) if refused else f"{type(error).__name__} {error}".partition("\n")[0]
+        raise _Unreadable(f"PyTorch does not load {path} (weights_only): {why.strip()}") from error
     return {
         name: _Tensor(
             str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape), lambda leaf=leaf: _torch_chunks(torch, leaf)
@@ -305,11 +305,15 @@ def _compare_storages(a: Path, b: Path, why: str) -> Contents:
 
 
 def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries by name, without the folder that all lie in: it has the name that the file had first."""
+    """Return the entries by name, without the folder that all lie in, which has the name that the file had first.
+
+    Those with a dot before their name hold nothing of the content, such as an identity of the whole.
+    """
     entries = {entry.filename: entry for entry in archive.infolist()}
     folders = {name.partition("/")[0] for name in entries}
     shared = f"{folders.pop()}/" if len(folders) == 1 else ""
-    return {name.removeprefix(shared): entry for name, entry in entries.items()}
+    named = {name.removeprefix(shared): entry for name, entry in entries.items()}
+    return {name: entry for name, entry in named.items() if not name.startswith(".")}
 
 
 def _by_number(name: str) -> tuple[str, int]:
