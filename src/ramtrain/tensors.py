@@ -28,7 +28,7 @@ SAFETENSORS = ".safetensors"
 # What is held of a tensor at any one time, in elements: a checkpoint may be larger than the memory.
 _CHUNK = 1 << 18
 _CHUNK_BYTES = 4 << 20
-_REFUSED = re.compile(r"WeightsUnpickler error: (.+?)(?:\. Please|\n|\Z)")
+_REFUSED = re.compile(r"GLOBAL (\S+)")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 
@@ -243,9 +243,9 @@ def _pickled(path: Path) -> dict[_Name, Any]:
     except OSError:
         raise
     except Exception as error:  # on what is no pickle at all the unpickler fails in any way
-        refused = _REFUSED.search(str(error))
-        why = refused.group(1) if refused else f"{type(error).__name__} {error}".partition("\n")[0]
-        raise _Unreadable(f"PyTorch does not load {path} (weights_only): {why.strip()}") from error
+        refused = _REFUSED.search(str(error))  # the rest of its message says how to load it all the same
+        why = f"it would have to call {refused.group(1)}" if refused else type(error).__name__
+        raise _Unreadable(f"PyTorch does not load {path} as weights only: {why}") from error
     return {
         name: _Tensor(
             str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape), lambda leaf=leaf: _torch_chunks(torch, leaf)
