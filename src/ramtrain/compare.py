@@ -182,11 +182,11 @@ def _arguments(command: Sequence[str]) -> dict[str, str]:
 
 
 def _config(a: Record, b: Record) -> Part:
-    def settings(record: Record) -> dict[str, Any]:
-        flat = _flat(record.get("config"))
-        return {
+    def settings(record: Record) -> dict[str, Any] | None:
+        config = record.get("config")
+        return config and {
             key: value
-            for key, value in flat.items()
+            for key, value in _flat(config).items()
             if not any(key == left_out or key.startswith(f"{left_out}.") for left_out in _NOT_COMPARED)
         }
 
@@ -253,19 +253,19 @@ def _inputs(a: Record, b: Record) -> Part:
     first, second = ({file["path"]: file["sha256"] for file in side} for side in sides)
     paths = sorted(first.keys() | second.keys())
     changes = [Change(path, first.get(path), second.get(path)) for path in paths if first.get(path) != second.get(path)]
-    left_out = [side.get("project", "inputs_left_out") for side in (a, b)]
-    unknown = []
-    if left_out != [0, 0]:
-        counts = concatenate(
-            [
-                f"{'an unknown number' if count is None else f'{count:,}'} of {side}"
-                for side, count in zip("AB", left_out, strict=True)
-            ]
-        )
-        why = next((f" ({text})" for side in (a, b) if (text := side.get("project", "inputs_why"))), "")
-        rest = "" if changes else f"; the {len(first):,} that were are the same"
-        unknown = [f"inputs: not all files were hashed, {counts} were left out{why}{rest}"]
+    unknown = [text for side, record in (("A", a), ("B", b)) for text in _left_out(side, record)]
+    if unknown and not changes:
+        unknown.append(f"inputs: {pluralize(len(first), 'file')} hashed in both, and the same")
     return Part("inputs", f"inputs ({pluralize(len(first), 'file')})", changes, unknown)
+
+
+def _left_out(side: str, record: Record) -> list[str]:
+    count, why = (record.get("project", key) for key in ("inputs_left_out", "inputs_why"))
+    if count == 0:
+        return []
+    if count is None:
+        return [f"inputs: how many of {side} were left out of hashing is not recorded"]
+    return [f"inputs: {count:,} of {side} were left out of hashing" + (f" ({why})" if why else "")]
 
 
 def _packages(a: Record, b: Record) -> Iterator[Part]:

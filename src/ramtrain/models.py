@@ -43,11 +43,6 @@ class ModelFile:
         """Whether both models have it, byte for byte."""
         return self.a_sha256 is not None and self.a_sha256 == self.b_sha256
 
-    @property
-    def has_same_tensors(self) -> bool:
-        """Whether no tensor differs, as far as it was looked into."""
-        return self.contents is not None and self.contents.unit == "tensor" and not self.contents.differing
-
 
 def compare_models(a: Record, b: Record) -> list[ModelFile]:
     """Compare the models of two records, file by file; only what still is as it was recorded is looked into."""
@@ -123,8 +118,7 @@ def verdict(a: Record, b: Record, model: list[ModelFile]) -> str:
     for file in differing:
         clauses.setdefault(clause(file), []).append(file.name)
     said = [text if len(model) == 1 else f"{', '.join(names)}: {text}" for text, names in clauses.items()]
-    but = ", but all their tensors are the same" if all(file.has_same_tensors for file in differing) else ""
-    return f"the models differ{but}: {'; '.join(said)}{beware}"
+    return f"the models differ: {'; '.join(said)}{beware}"
 
 
 def clause(file: ModelFile) -> str:
@@ -140,10 +134,10 @@ def in_brief(contents: Contents) -> str:
     """Return how much of two files that were looked into differs."""
     unit = "tensors" if contents.unit == "tensor" else "stored parts"
     if not contents.differing:
-        names = ", ".join(value.name for value in contents.values[:_MOST_NAMES])
-        return f"all {contents.count:,} {unit} are the same, " + (
-            f"other is {names}" if names else "only their form is not"
-        )
+        names = [value.name for value in contents.values]
+        named = concatenate(names if len(names) <= _MOST_NAMES else [*names[:2], f"{len(names) - 2:,} more"])
+        only = f"{named} {'differs' if len(names) == 1 else 'differ'}" if names else "their form differs"
+        return f"all {contents.count:,} {unit} are the same, only {only}"
     measured = [difference for difference in contents.changed if difference.largest is not None]
     most = max(measured, key=lambda difference: difference.largest or 0, default=None)
     largest = f", at most {most.largest:.2g} ({most.name})" if most else ""

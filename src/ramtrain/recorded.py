@@ -95,7 +95,7 @@ def find_record(name: str) -> Record:
         raise RamTrainError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise RamTrainError(f"{path} is no record of a run: it is not valid JSON ({error})") from error
-    if not isinstance(content, dict) or not {"run", "config"} <= content.keys():
+    if not isinstance(content, dict) or "run" not in content or not content.keys() & {"config", "command", "model"}:
         raise RamTrainError(f"{path} is no record of a run: name a run, or the {RECORD} that a run has left")
     return Record(path, complete(content, _READ, str(path)))
 

@@ -244,7 +244,7 @@ def _pickled(path: Path) -> dict[_Name, Any]:
         raise
     except Exception as error:  # on what is no pickle at all the unpickler fails in any way
         refused = _REFUSED.search(str(error))  # the rest of its message says how to load it all the same
-        why = f"it would have to call {refused.group(1)}" if refused else type(error).__name__
+        why = f"it refers to {refused.group(1)}" if refused else type(error).__name__
         raise _Unreadable(f"PyTorch does not load {path} as weights only: {why}") from error
     return {
         name: _Tensor(

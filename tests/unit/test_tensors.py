@@ -151,7 +151,7 @@ def test_a_pickle_that_would_run_code_is_not_loaded_and_its_bytes_are_compared(
     found = saved(*({"x": torch.zeros(2), "w": torch.full((2,), value), "trap": trap} for value in (0.0, 1.0)))
     assert not sprung.exists()
     assert (found.unit, [each.name for each in found.changed]) == ("storage", ["data/1"])
-    assert found.why.endswith("a.pth as weights only: it would have to call posix.mkdir")
+    assert found.why.endswith("a.pth as weights only: it refers to posix.mkdir")
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
