@@ -43,7 +43,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 def as_text(comparison: Comparison) -> str:
     """Return a comparison for people: the verdict, what differs, what is the same, what is not known, the figures."""
-    lines = [comparison.verdict, ""]
+    lines = [_printable(comparison.verdict), ""]
     for side, record in (("A", comparison.a), ("B", comparison.b)):
         lines.append(_shown(f"{side}: run {record.get('run')}, {record.path}, ended {record.get('ended')}"))
     sections: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ def _model_lines(file: ModelFile) -> list[str]:
     ]
     values = _bounded([_line(Change(value.name, value.a, value.b)) for value in contents.values], _MOST_TENSORS)
     why = [_shown(contents.why)] if contents.why else []
-    return [f"{name}: {in_brief(contents)}", *(f"  {line}" for line in (*why, *tensors, *only, *values))]
+    return [f"{name}: {_printable(in_brief(contents))}", *(f"  {line}" for line in (*why, *tensors, *only, *values))]
 
 
 def _tensor_line(difference: Difference) -> str:
@@ -136,9 +136,14 @@ def _figure(name: str, value: Any) -> str:
     return f"-{format_size(-value, binary=True)}" if value < 0 else format_size(value, binary=True)
 
 
+def _printable(text: str) -> str:
+    """Return a text of a record or model as it can be printed: on one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def _shown(text: str) -> str:
-    """Return a text of a record as it can be printed: on one line, without what a terminal would obey, not too long."""
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return it likewise, and not too long."""
+    text = _printable(text)
     half = _MOST_WIDTH // 2
     return text if len(text) <= _MOST_WIDTH else f"{text[:half]} ... {text[-half:]}"
 

@@ -117,8 +117,8 @@ def verdict(a: Record, b: Record, model: list[ModelFile]) -> str:
     clauses: dict[str, list[str]] = {}
     for file in differing:
         clauses.setdefault(clause(file), []).append(file.name)
-    said = [text if len(model) == 1 else f"{', '.join(names)}: {text}" for text, names in clauses.items()]
-    return f"the models differ: {'; '.join(said)}{beware}"
+    said = [text if len(model) == 1 else f"{_few(names)}: {text}" for text, names in clauses.items()]
+    return f"the models differ: {_few(said, '; ')}{beware}"
 
 
 def clause(file: ModelFile) -> str:
@@ -135,10 +135,14 @@ def in_brief(contents: Contents) -> str:
     unit = "tensors" if contents.unit == "tensor" else "stored parts"
     if not contents.differing:
         names = [value.name for value in contents.values]
-        named = concatenate(names if len(names) <= _MOST_NAMES else [*names[:2], f"{len(names) - 2:,} more"])
-        only = f"{named} {'differs' if len(names) == 1 else 'differ'}" if names else "their form differs"
+        only = f"{_few(names)} {'differs' if len(names) == 1 else 'differ'}" if names else "their form differs"
         return f"all {contents.count:,} {unit} are the same, only {only}"
     measured = [difference for difference in contents.changed if difference.largest is not None]
     most = max(measured, key=lambda difference: difference.largest or 0, default=None)
     largest = f", at most {most.largest:.2g} ({most.name})" if most else ""
     return f"{contents.differing:,} of {contents.count:,} {unit}{largest}"
+
+
+def _few(names: list[str], mark: str = ", ") -> str:
+    more = len(names) - _MOST_NAMES
+    return mark.join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")

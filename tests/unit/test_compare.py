@@ -410,6 +410,12 @@ def test_no_file_outside_the_folder_of_the_record_is_read(full: dict[str, Any], 
         assert "uncommitted changes: which ones, in A, is not at hand here" in as_text(found)
 
 
+def test_the_verdict_is_one_short_line_for_many_files(models: Sides) -> None:
+    a, b = ({f"shard\n{number}": side + b"%d" % number for number in range(9)} for side in (b"a", b"b"))
+    verdict = as_text(models(a, b)).splitlines()[0]
+    assert verdict == r"the models differ: shard\n0, shard\n1, shard\n2 and 6 more: other bytes"
+
+
 def test_tensors_are_compared_where_the_files_are_at_hand(models: Sides, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs PyTorch: examples/tiny_tts/requirements.txt")
 
