@@ -46,7 +46,7 @@ def main() -> None:
 def _compare(a: str, b: str, as_json: bool) -> None:
     try:
         comparison = compare(find_record(a), find_record(b))
-    except RamTrainError as error:
+    except (RamTrainError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     # A file name in a record need not be text that the terminal knows.

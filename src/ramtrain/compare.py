@@ -146,7 +146,8 @@ def _seed(record: Record) -> str | None:
     """Return the run's seed; without its parameters it is not known: it may have been in the table of the runs."""
     if record.get("parameters") is None:
         return None
-    return str(record.get("parameters", "seed") or record.get("config", "train", "seed"))
+    seed = record.get("parameters", "seed") or record.get("config", "train", "seed")
+    return None if seed is None else str(seed)
 
 
 def _command(record: Record) -> list[str] | None:
@@ -199,13 +200,11 @@ def _code(a: Record, b: Record) -> Iterator[Part]:
         yield Part("code", "", unknown=["code: no git commit is recorded; the hashes of the inputs tell what differs"])
         return
     dirty = [side.get("project", "dirty") for side in (a, b)]
-    same = f"code (commit {(commits[0] or '')[:12]}{'' if any(dirty) else ', no uncommitted changes'})"
-    said = [{True: "yes", False: "no", None: None}[side] for side in dirty]
-    yield _part(
-        "code",
-        same,
-        *({"commit": commit, "uncommitted changes": text} for commit, text in zip(commits, said, strict=True)),
-    )
+    commit = f"commit {(commits[0] or '')[:12]}"
+    same = f"code ({commit}, no uncommitted changes)" if dirty == [False, False] else commit
+    yield _part("code", same, *({"commit": commit} for commit in commits))
+    if dirty[0] != dirty[1] or None in dirty:
+        yield _part("code", "uncommitted changes", *({False: "no", True: "yes", None: None}[side] for side in dirty))
     if any(dirty):
         yield _uncommitted(a, b)
 
@@ -271,21 +270,24 @@ def _left_out(side: str, record: Record) -> list[str]:
 def _packages(a: Record, b: Record) -> Iterator[Part]:
     pythons = [side.get("environment", "python") for side in (a, b)]
     if any(pythons):
-        yield _part("packages", f"Python {pythons[0]}", *(text and {"Python": text} for text in pythons))
+        name = "Python" if None in pythons else f"Python {pythons[0]}"
+        yield _part("packages", name, *(text and {"Python": text} for text in pythons))
     packages = (side.get("environment", "packages") or None for side in (a, b))
     yield _part("packages", "packages", *packages, count=True)
 
 
 def _machine(a: Record, b: Record) -> Iterator[Part]:
-    yield _part("machine", "machine", *(_without(side.get("environment"), _NO_MACHINE) for side in (a, b)))
+    yield _part("machine", "machine", *(_without(side.get("environment"), _NO_MACHINE) or None for side in (a, b)))
     devices = [side.get("devices") for side in (a, b)]
     if any(devices):
         yield _part("machine", "devices", *devices)
 
 
 def _ramtrain(a: Record, b: Record) -> Part:
-    def about(record: Record) -> dict[str, Any]:
-        return {
+    versions = [side.get("environment", "ramtrain") for side in (a, b)]
+
+    def about(record: Record) -> dict[str, Any] | None:
+        return record.get("environment", "ramtrain") and {
             "RamTrain": record.get("environment", "ramtrain"),
             "its commit": record.get("environment", "ramtrain_commit"),
             "its Python": record.get("environment", "ramtrain_python"),
@@ -294,7 +296,7 @@ def _ramtrain(a: Record, b: Record) -> Part:
             "staging": record.get("staging", "method"),
         }
 
-    return _part("RamTrain", f"RamTrain ({a.get('environment', 'ramtrain')})", about(a), about(b))
+    return _part("RamTrain", "RamTrain" if None in versions else f"RamTrain ({versions[0]})", about(a), about(b))
 
 
 def _metrics(a: Record, b: Record) -> Iterator[Part]:

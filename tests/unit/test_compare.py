@@ -261,7 +261,7 @@ def test_uncommitted_changes_are_told_file_by_file(full: dict[str, Any], tmp_pat
         "uncommitted changes: no -> yes",
         "uncommitted changes of train.py: none -> 2 lines",
     ]
-    assert "code (commit aaaaaaaaaaaa), uncommitted changes, inputs" in same(as_text(compare(a, a)))
+    assert "config, commit aaaaaaaaaaaa, uncommitted changes, inputs" in same(as_text(compare(a, a)))
     (tmp_path / "b/project.diff").unlink()
     text = as_text(compare(a, b))
     assert "uncommitted changes: which ones, in B, is not at hand here" in sections(text)["not known"]
@@ -312,6 +312,40 @@ def test_what_a_record_lacks_is_not_recorded(full: dict[str, Any]) -> None:
     assert "whether the models are the same is not known: none is recorded in A and B" in as_text(
         compared(nothing, nothing)
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        (["command", "training"], "command"),
+        (["training", "project"], "project"),
+        (["parameters"], "seed"),
+        (["config", "parameters.seed"], "seed"),
+        (["config"], "config"),
+        (["project.git_commit"], "code"),
+        (["project.dirty"], "no uncommitted changes"),
+        (["project.inputs"], "inputs"),
+        (["project.inputs_left_out"], "inputs"),
+        (["environment.packages"], "packages"),
+        (["environment.python"], "Python"),
+        (["environment"], "machine"),
+        (["environment.ramtrain"], "RamTrain"),
+        (["environment"], "RamTrain"),
+    ],
+)
+def test_what_neither_record_has_is_not_called_the_same(fields: list[str], name: str, full: dict[str, Any]) -> None:
+    assert name in same(as_text(compared(full, full)))
+    less = copy.deepcopy(full)
+    for field in fields:
+        *path, last = field.split(".")
+        part = less
+        for key in path:
+            part = part[key]
+        del part[last]
+    for sides in ((less, less), (less, full), (full, less)):
+        said = same(as_text(compared(*sides)))
+        assert name not in said
+        assert "None" not in said
 
 
 def test_a_value_that_is_no_number_is_the_same_as_itself_and_valid_json(full: dict[str, Any]) -> None:
