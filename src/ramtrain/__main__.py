@@ -1,4 +1,5 @@
-"""python -m ramtrain: what this user's runs hold in RAM and what a power cut would cost; whether a RAM disk pays."""
+"""python -m ramtrain: what this user's runs hold in RAM and what a power cut would cost; whether a RAM disk pays; what
+differs between two runs."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ from typing import Any
 
 from ramtrain.advice import advise
 from ramtrain.baseline import BASELINE, read_baseline
+from ramtrain.compare import compare
+from ramtrain.compared import as_dict, as_text
 from ramtrain.config import project_of
+from ramtrain.errors import RamTrainError
+from ramtrain.recorded import find_record
 from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table
 
@@ -24,12 +29,29 @@ def main() -> None:
     status.add_argument("--json", action="store_true", help="for machines; sizes in bytes, times in seconds")
     advice = commands.add_parser("advise", help="whether a RAM disk pays for runs that have ended, from their records")
     advice.add_argument("runs", nargs="*", metavar="run", help="all runs in results by default")
+    comparing = commands.add_parser("compare", help="what differs between two runs that have ended, and their models")
+    for side in "AB":
+        comparing.add_argument(side, help="a run in results, a folder with a record.json, or a record.json")
+    comparing.add_argument("--json", action="store_true", help="for machines; sizes in bytes, times in seconds")
     arguments = parser.parse_args()
     if arguments.command == "status":
         runs = read_status()
         print(json.dumps(runs, indent=2, ensure_ascii=False) if arguments.json else table(runs))
+    elif arguments.command == "compare":
+        _compare(arguments.A, arguments.B, arguments.json)
     else:
         _advise([home(run) / "record.json" for run in arguments.runs] or sorted(RESULTS.glob("*/record.json")))
+
+
+def _compare(a: str, b: str, as_json: bool) -> None:
+    try:
+        comparison = compare(find_record(a), find_record(b))
+    except (RamTrainError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    # A file name in a record need not be text that the terminal knows.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    print(json.dumps(as_dict(comparison), indent=2, ensure_ascii=False) if as_json else as_text(comparison))
 
 
 def _advise(records: list[Path]) -> None:
