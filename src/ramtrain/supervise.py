@@ -125,9 +125,8 @@ def trainer_environment(run: Run, lease: Lease, stage: Stage, devices: Given) ->
     env.update(dict.fromkeys(caller.TEMPORARY_VARIABLES, str(temporary_folder(lease))))
     if run.threads:
         env.update(dict.fromkeys(caller.THREAD_VARIABLES, str(run.threads)))
-    env.update({"PWD": stage.cwd, "PYTHONUNBUFFERED": "1"}, **run.trainer.environment, **run.variables(stage.ram))
-    env.update(devices.environment)
-    return env
+    env.update({"PWD": stage.cwd, "PYTHONUNBUFFERED": "1"})
+    return env | run.trainer.environment | run.variables(stage.ram) | devices.environment
 
 
 def train(run: Run, lease: Lease, stage: Stage) -> Training:
