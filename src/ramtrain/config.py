@@ -18,6 +18,7 @@ import humanfriendly
 
 from ramtrain import memory
 from ramtrain.errors import RamTrainError
+from ramtrain.metrics import MetricSource, choose_sources, read_sources
 from ramtrain.schema import complete, load_yaml
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -63,11 +64,13 @@ class Trainer:
     progress: Mapping[str, re.Pattern[str]]
     resume: Resume | None
     memory: MemoryNeed | None
+    metrics: tuple[MetricSource, ...]
 
 
 @dataclass(frozen=True)
 class Products:
-    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder."""
+    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder; and
+    where it says how good that is."""
 
     model: tuple[str, ...]
     artifacts: tuple[str, ...]
@@ -76,11 +79,13 @@ class Products:
     best: tuple[str, ...]
     logs: tuple[str, ...]
     prunable: tuple[str, ...] = ()
+    metrics: tuple[MetricSource, ...] = ()
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Iterable[str]]) -> Products:
+    def from_dict(cls, content: Mapping[str, Iterable[Any]]) -> Products:
         """Return the products that `asdict` made `content` of."""
-        return cls(**{key: tuple(globs) for key, globs in content.items()})
+        metrics = tuple(MetricSource(**source) for source in content.get("metrics", ()))
+        return cls(**{**{key: tuple(globs) for key, globs in content.items()}, "metrics": metrics})
 
 
 @dataclass(frozen=True)
@@ -343,6 +348,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         progress=progress,
         resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"]), tuple(resume["best"])),
         memory=_read_need(adapter["memory"]),
+        metrics=read_sources(adapter["metrics"], f"{path}: metrics", progress.get("step")),
     )
 
 
@@ -410,6 +416,9 @@ def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
         best=trainer.resume.best if trainer.resume else (),
         logs=trainer.artifacts,
         prunable=(*trainer.prunable, *_globs("prunable", project["prunable"])),
+        metrics=choose_sources(
+            read_sources(project["metrics"], "project.metrics", trainer.progress.get("step")), trainer.metrics
+        ),
     )
     protect = _read_protect(config["protect"])
     runs = {}
