@@ -97,7 +97,7 @@ def read_summary(path: Path) -> pd.DataFrame:
     Raises:
         RamTrainError: it is no such table.
     """
-    return _read_table(path, ["run", "timings_s.total"], ["timings_s.total"])
+    return _read_table(path, ["run", "timings_s.total"], ["timings_s.total"], csv.QUOTE_MINIMAL)
 
 
 def read_benchmark(path: Path) -> pd.DataFrame:
@@ -222,9 +222,11 @@ def plot_benchmark(table: pd.DataFrame, path: Path) -> None:
     save_svg(figure, path)
 
 
-def _read_table(path: Path, needed: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+def _read_table(
+    path: Path, needed: Sequence[str], numbers: Sequence[str], quoting: int = csv.QUOTE_NONE
+) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], quoting=csv.QUOTE_NONE)
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], quoting=quoting)
         missing = [name for name in needed if name not in table.columns]
         if missing:
             raise RamTrainError(_broken(path, f"it has no column {concatenate(missing)}"))
