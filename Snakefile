@@ -37,6 +37,7 @@ rule all:
         rules.benchmark_io.output,
         expand("results/{run}/{picture}.svg", run=RUNS, picture=["timeline", "timings"]),
         rules.plot_summary.output,
+        rules.plot_ranking.output,
         rules.plot_benchmark.output,
 
 

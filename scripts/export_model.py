@@ -11,7 +11,7 @@ from humanfriendly.text import pluralize
 
 from ramtrain.config import Run
 from ramtrain.durable import sync_tree
-from ramtrain.export import export_model, home
+from ramtrain.export import export_model, home, metrics_of
 from ramtrain.lease import Lease, current
 from ramtrain.record import Steps
 from ramtrain.script import script
@@ -29,7 +29,8 @@ def export(run: Run, lease_file: Path, stage_file: Path, train_file: Path, expor
     stage = current_stage(lease) or Stage.read(stage_file)  # a training that starts anew stages anew
     exported = export_model(run.run, run.products, lease, stage)
     sync_tree(SNAKEMAKE_NOTES)
-    Steps(lease, stage, training, exported).write(export_file)
+    metrics = metrics_of(run.run, run.products, lease, stage)
+    Steps(lease, stage, training, exported, metrics).write(export_file)
     size_bytes = sum(file.bytes for file in (*exported.model, *exported.artifacts))
     logging.info(
         "run %s: exported %s%s of %s to %s, read back and compared",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def sample_record(run: str = "example") -> dict[str, Any]:
         },
         "ramdisk": {"backend": "tmpfs", "size_bytes": 2 * GIB, "peak_bytes": 222879744},
         "environment": {"memory_bytes": 24 * GIB},
+        "parameters": {"run": run, "seed": "1"},
+        "metrics": {"loss": {"final": 0.5, "best": 0.25, "goal": "min", "step_of_best": 96, "source": "train.log: x"}},
         "model": [{"path": "model/best_model.pth", "bytes": 57056247, "sha256": "0" * 64}],
     }
 
@@ -76,6 +79,25 @@ def sample_summary(runs: list[str], baseline: bool) -> pd.DataFrame:
         rows["writes.saved_bytes"] = np.where(measured, 2.25 * GIB, np.nan)
         rows.loc[rows.index[-1], ["writes.baseline.device_bytes", "writes.saved_bytes"]] = [100 * MIB, -12 * MIB]
     return rows
+
+
+def sample_ranked(
+    grid: dict[str, list[str]], metric: str = "loss", goal: str = "min", names: str = "{id}"
+) -> pd.DataFrame:
+    """Return the table of the runs of a grid: parameters, each run's metric, best in the middle of the grid."""
+    rows = []
+    for number, values in enumerate(itertools.product(*grid.values())):
+        run = ",".join(f"{name}={value}" for name, value in zip(grid, values, strict=True)) or "example"
+        away = sum(
+            abs(column.index(value) - len(column) // 2) for column, value in zip(grid.values(), values, strict=True)
+        )
+        best = 0.5 + 0.1 * away + 0.0001 * number
+        rows.append(
+            {"run": names.format(id=run)[:100], "timings_s.total": 53.0}
+            | {f"parameters.{name}": value for name, value in zip(grid, values, strict=True)}
+            | {f"metrics.{metric}.final": best * 1.05, f"metrics.{metric}.best": best, f"metrics.{metric}.goal": goal}
+        )
+    return pd.DataFrame(rows)
 
 
 def sample_benchmark(run: str = "example") -> pd.DataFrame:

@@ -21,6 +21,7 @@ import humanfriendly
 
 from ramtrain import memory, runs
 from ramtrain.errors import RamTrainError
+from ramtrain.metrics import MetricSource, choose_sources, read_sources
 from ramtrain.parameters import ParametersFile, read_base
 from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
@@ -67,11 +68,13 @@ class Trainer:
     progress: Mapping[str, re.Pattern[str]]
     resume: Resume | None
     memory: MemoryNeed | None
+    metrics: tuple[MetricSource, ...]
 
 
 @dataclass(frozen=True)
 class Products:
-    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder."""
+    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder; and
+    where it says how good that is."""
 
     model: tuple[str, ...]
     artifacts: tuple[str, ...]
@@ -80,11 +83,13 @@ class Products:
     best: tuple[str, ...]
     logs: tuple[str, ...]
     prunable: tuple[str, ...] = ()
+    metrics: tuple[MetricSource, ...] = ()
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Iterable[str]]) -> Products:
+    def from_dict(cls, content: Mapping[str, Iterable[Any]]) -> Products:
         """Return the products that `asdict` made `content` of."""
-        return cls(**{key: tuple(globs) for key, globs in content.items()})
+        metrics = tuple(MetricSource(**source) for source in content.get("metrics", ()))
+        return cls(**{**{key: tuple(globs) for key, globs in content.items()}, "metrics": metrics})
 
 
 @dataclass(frozen=True)
@@ -327,6 +332,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         progress=progress,
         resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"]), tuple(resume["best"])),
         memory=_read_need(adapter["memory"]),
+        metrics=read_sources(adapter["metrics"], f"{path}: metrics", progress.get("step")),
     )
 
 
@@ -450,6 +456,9 @@ def _resolve(config: Mapping[str, Any], home: Path) -> Run:
         best=trainer.resume.best if trainer.resume else (),
         logs=trainer.artifacts,
         prunable=(*trainer.prunable, *_globs("prunable", project["prunable"])),
+        metrics=choose_sources(
+            read_sources(project["metrics"], "project.metrics", trainer.progress.get("step")), trainer.metrics
+        ),
     )
     return Run(
         run="",

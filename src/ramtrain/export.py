@@ -18,6 +18,7 @@ from ramtrain.config import Products
 from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove
 from ramtrain.errors import RamTrainError
 from ramtrain.meter import ProcessWrites, own_writes
+from ramtrain.metrics import Metric, read_metrics
 from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import Lease
 from ramtrain.series import series_of
@@ -101,6 +102,12 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
         export_s=round(time.monotonic() - started, 3),
         writes=own_writes().since(before),
     )
+
+
+def metrics_of(run: str, products: Products, lease: Lease, stage: Stage) -> dict[str, Metric]:
+    """Return the metrics of a training that has ended, read from RAM."""
+    output = Path(lease.folder) / TRAINER_LOG
+    return read_metrics(run, products.metrics, stage.view(), Path(stage.project), output)
 
 
 def check_home(run: str, lease: Lease, export: Export) -> None:

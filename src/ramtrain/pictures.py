@@ -17,38 +17,31 @@ from humanfriendly.text import concatenate, pluralize
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
 
+from ramtrain.drawing import (
+    DEVICE,
+    DISK,
+    DRAIN,
+    EXPORT,
+    LOG_FROM_RATIO,
+    MEMORY,
+    RAM,
+    REST,
+    STAGE,
+    STYLE,
+    TRAINER,
+    WIDTH_IN,
+    figures_of,
+    save_svg,
+    write_title,
+)
 from ramtrain.errors import RamTrainError
 
-_STYLE = {
-    "svg.fonttype": "none",  # text that can be selected, in whatever font of the list the reader has
-    "svg.hashsalt": "ramtrain",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart; one thing has one colour in all pictures.
-_RAM = "#56b4e9"
-_DISK = "#d55e00"
-_TRAINER = "#0072b2"
-_DRAIN = "#e69f00"
-_EXPORT = "#009e73"
-_MEMORY = "#cc79a7"
-_STAGE = "#f0e442"
-_DEVICE = "#000000"
-_REST = "#999999"
-_STEPS = {"mount": _RAM, "stage": _STAGE, "train": _TRAINER, "export": _EXPORT, "unmount": _MEMORY}
+_STEPS = {"mount": RAM, "stage": STAGE, "train": TRAINER, "export": EXPORT, "unmount": MEMORY}
 
 _SERIES = [
     "t_s",
@@ -77,8 +70,6 @@ _TIMES = [("ms", 1e-3, 1), ("s", 1, 300), ("min", 60, 4 * 3600), ("h", 3600, 4 *
 
 _POINTS = 1000
 _MARKS = 700
-_WIDTH_IN = 11.0
-_LOG_FROM_RATIO = 20.0
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -106,7 +97,7 @@ def read_summary(path: Path) -> pd.DataFrame:
     Raises:
         RamTrainError: it is no such table.
     """
-    return _read_table(path, ["run", "timings_s.total"], ["timings_s.total"])
+    return _read_table(path, ["run", "timings_s.total"], ["timings_s.total"], csv.QUOTE_MINIMAL)
 
 
 def read_benchmark(path: Path) -> pd.DataFrame:
@@ -122,7 +113,7 @@ def read_benchmark(path: Path) -> pd.DataFrame:
     return table
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def plot_timeline(record: Mapping[str, Any], series: pd.DataFrame | None, path: Path) -> None:
     """Draw what a training held in RAM and wrote, over its time; without samples, the totals of its record."""
     sampled, series = series is not None, _with_totals(record, series)
@@ -137,7 +128,7 @@ def plot_timeline(record: Mapping[str, Any], series: pd.DataFrame | None, path: 
     points = _thinned(series)
 
     heights_in = [height for height, _ in panels]
-    figure = Figure(figsize=(_WIDTH_IN, 1.3 + sum(heights_in)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 1.3 + sum(heights_in)), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights_in)[:, 0]
     for axes, (_, draw) in zip(all_axes, panels, strict=True):
         axes.grid(True, axis="both")
@@ -147,22 +138,22 @@ def plot_timeline(record: Mapping[str, Any], series: pd.DataFrame | None, path: 
     end_s = max(series["t_s"].max(), record["timings_s"]["train"])
     _scale_time(all_axes[-1].xaxis, end_s, "time since the training began")
     all_axes[-1].set_xlim(-0.01 * end_s, 1.01 * (end_s or 1.0))
-    _title(figure, f"run {record['run']}: time line of the training", _of_training(record, series, sampled))
-    _save(figure, path)
+    write_title(figure, f"run {record['run']}: time line of the training", _of_training(record, series, sampled))
+    save_svg(figure, path)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def plot_timings(record: Mapping[str, Any], path: Path) -> None:
     """Draw where a run's time went; what is not the training again by itself, since it is short."""
     timings = record["timings_s"]
     rest_s = max(0.0, timings["total"] - sum(timings[step] for step in _STEPS))
-    steps = {**{step: (timings[step], colour) for step, colour in _STEPS.items()}, "the rest": (rest_s, _REST)}
+    steps = {**{step: (timings[step], colour) for step, colour in _STEPS.items()}, "the rest": (rest_s, REST)}
     others = {step: took for step, took in steps.items() if step != "train"}
     bars = [("the whole run", steps)]
     if sum(took_s for took_s, _ in others.values()) > 0:
         bars.append(("all but the training", others))
 
-    figure = Figure(figsize=(_WIDTH_IN, 1.0 + 1.7 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 1.0 + 1.7 * len(bars)), layout="constrained")
     for axes, (title, parts) in zip(figure.subplots(len(bars), 1, squeeze=False)[:, 0], bars, strict=True):
         _draw_parts(axes, parts)
         axes.set_title(title)
@@ -171,23 +162,23 @@ def plot_timings(record: Mapping[str, Any], path: Path) -> None:
     ]
     patches = [Patch(color=colour) for _, colour in steps.values()]
     figure.legend(patches, labels, loc="outside right upper")
-    _title(figure, f"run {record['run']}: where the time went", f"{_duration(timings['total'])} in all")
-    _save(figure, path)
+    write_title(figure, f"run {record['run']}: where the time went", f"{_duration(timings['total'])} in all")
+    save_svg(figure, path)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def plot_sweep(table: pd.DataFrame, path: Path) -> None:
     """Draw what each run wrote to the disk and how long it took, beside the same without a RAM disk where measured."""
     names = ["\n".join(textwrap.wrap(run, 50)) for run in table["run"]]
-    baseline_bytes = _column(table, "writes.baseline.device_bytes")
-    baseline_s = _column(table, "writes.baseline.wall_s")
+    baseline_bytes = figures_of(table, "writes.baseline.device_bytes")
+    baseline_s = figures_of(table, "writes.baseline.wall_s")
     measured = baseline_bytes.notna() | baseline_s.notna()
     compared = measured.any()
     lines = max(name.count("\n") + 1 for name in names)
     row_in = max(0.42 if compared else 0.3, 0.15 * lines + 0.1)
     longest = max(len(line) for name in names for line in name.split("\n"))
 
-    figure = Figure(figsize=(_WIDTH_IN + 0.07 * longest, 1.9 + row_in * len(names)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN + 0.07 * longest, 1.9 + row_in * len(names)), layout="constrained")
     writes, times = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     _draw_sweep_writes(writes, table, baseline_bytes, measured)
     _draw_sweep_times(times, table, baseline_s, compared)
@@ -202,11 +193,11 @@ def plot_sweep(table: pd.DataFrame, path: Path) -> None:
         )
     beside = f"{measured.sum()} of them" if compared else "none"
     figures = f"{pluralize(len(names), 'run')}, {beside} measured without a RAM disk as well"
-    _title(figure, "What the runs wrote to the disk, and how long they took", figures)
-    _save(figure, path)
+    write_title(figure, "What the runs wrote to the disk, and how long they took", figures)
+    save_svg(figure, path)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def plot_benchmark(table: pd.DataFrame, path: Path) -> None:
     """Draw the disk beside RAM disks, one panel for each measure; whole runs below."""
     owner = table["what"].str.extract(r"^run (\S+): ")[0].fillna("")
@@ -217,7 +208,7 @@ def plot_benchmark(table: pd.DataFrame, path: Path) -> None:
     columns = 2
     counts = [math.ceil(rows.groupby(["what", "unit"]).ngroups / columns) for _, rows in sections]
     heights_in = [0.4 + 1.95 * count for count in counts]
-    figure = Figure(figsize=(_WIDTH_IN + 1, 0.8 + sum(heights_in)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN + 1, 0.8 + sum(heights_in)), layout="constrained")
     parts = figure.subfigures(len(sections), 1, squeeze=False, height_ratios=heights_in)[:, 0]
     for part, (title, rows), count in zip(parts, sections, counts, strict=True):
         part.suptitle("\n".join(textwrap.wrap(title, 110)), x=0.01, ha="left", fontsize=11)
@@ -227,13 +218,15 @@ def plot_benchmark(table: pd.DataFrame, path: Path) -> None:
             _draw_measure(axes, what.split(": ", 1)[-1] if what.startswith("run ") else what, unit, measure)
         for axes in grid[len(measures) :]:
             axes.remove()
-    _title(figure, "Disk and RAM disks of this machine", "dots: medians; lines: from the smallest to the largest")
-    _save(figure, path)
+    write_title(figure, "Disk and RAM disks of this machine", "dots: medians; lines: from the smallest to the largest")
+    save_svg(figure, path)
 
 
-def _read_table(path: Path, needed: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+def _read_table(
+    path: Path, needed: Sequence[str], numbers: Sequence[str], quoting: int = csv.QUOTE_NONE
+) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], quoting=csv.QUOTE_NONE)
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], quoting=quoting)
         missing = [name for name in needed if name not in table.columns]
         if missing:
             raise RamTrainError(_broken(path, f"it has no column {concatenate(missing)}"))
@@ -302,9 +295,9 @@ def _draw_ram(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -> No
     size_bytes = record["ramdisk"]["size_bytes"]
     peak_bytes = max(record["ramdisk"]["peak_bytes"], series["ram_bytes"].fillna(0).max())
     if series["ram_bytes"].notna().any():
-        axes.fill_between(series["t_s"], series["ram_bytes"], color=_RAM, alpha=0.4, linewidth=0)
-        _line(axes, series, "ram_bytes", _RAM, "held, in the end", gid="ram")
-    axes.axhline(peak_bytes, color=_RAM, linestyle=":", label=f"at most: {_size(peak_bytes)}")
+        axes.fill_between(series["t_s"], series["ram_bytes"], color=RAM, alpha=0.4, linewidth=0)
+        _line(axes, series, "ram_bytes", RAM, "held, in the end", gid="ram")
+    axes.axhline(peak_bytes, color=RAM, linestyle=":", label=f"at most: {_size(peak_bytes)}")
     top_bytes = peak_bytes * 1.3
     if size_bytes <= 12 * peak_bytes:
         grown = _actions(record, "grow")
@@ -312,14 +305,14 @@ def _draw_ram(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -> No
         steps_bytes = [entry["bytes"] for entry in grown]
         sizes = np.cumsum([size_bytes - sum(steps_bytes), *steps_bytes, 0])
         label = f"its size{', in the end' if grown else ''}: {_size(size_bytes)}"
-        axes.step(seconds, sizes, where="post", color=_REST, linestyle="--", label=label, gid="size")
+        axes.step(seconds, sizes, where="post", color=REST, linestyle="--", label=label, gid="size")
         top_bytes = max(top_bytes, size_bytes)
     else:
-        axes.plot([], [], color=_REST, linestyle="--", label=f"its size: {_size(size_bytes)},\nfar above the picture")
+        axes.plot([], [], color=REST, linestyle="--", label=f"its size: {_size(size_bytes)},\nfar above the picture")
     pauses = _actions(record, "go on")
     for number, entry in enumerate(pauses):
         label = f"trainer stopped: {_duration(record['guard']['paused_s'])}" if number == 0 else None
-        axes.axvspan(entry["t_s"] - entry["took_s"], entry["t_s"], color=_DISK, alpha=0.3, linewidth=0.5, label=label)
+        axes.axvspan(entry["t_s"] - entry["took_s"], entry["t_s"], color=DISK, alpha=0.3, linewidth=0.5, label=label)
     _scale_size(axes.yaxis, top_bytes, "RAM disk")
 
 
@@ -329,7 +322,7 @@ def _actions(record: Mapping[str, Any], action: str) -> list[dict[str, Any]]:
 
 
 def _draw_marks(axes: Axes, series: pd.DataFrame) -> None:
-    rows = [("drains", _DRAIN, "brought home"), ("checkpoints", _TRAINER, "complete")]
+    rows = [("drains", DRAIN, "brought home"), ("checkpoints", TRAINER, "complete")]
     for y, (name, colour, _) in enumerate(rows):
         times_s = _rises_s(series, name)
         axes.plot(times_s, np.full(len(times_s), y), "|", color=colour, markersize=11, markeredgewidth=2, gid=name)
@@ -341,21 +334,21 @@ def _draw_marks(axes: Axes, series: pd.DataFrame) -> None:
 
 
 def _draw_given(axes: Axes, series: pd.DataFrame) -> None:
-    axes.fill_between(series["t_s"], series["logical_bytes"], color=_TRAINER, alpha=0.15, linewidth=0)
-    _line(axes, series, "logical_bytes", _TRAINER, "by the trainer", gid="logical")
+    axes.fill_between(series["t_s"], series["logical_bytes"], color=TRAINER, alpha=0.15, linewidth=0)
+    _line(axes, series, "logical_bytes", TRAINER, "by the trainer", gid="logical")
     _scale_size(axes.yaxis, series["logical_bytes"].max(), "given to\nwrite calls")
 
 
 def _draw_written(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -> None:
     if series["device_bytes"].notna().any():
-        _line(axes, series, "device_bytes", _DEVICE, "the whole device,\nall processes", gid="device", linestyle="--")
+        _line(axes, series, "device_bytes", DEVICE, "the whole device,\nall processes", gid="device", linestyle="--")
     if series["drain_bytes"].notna().any():
-        _line(axes, series, "drain_bytes", _DRAIN, "durable checkpoints", gid="drain")
-    _line(axes, series, "disk_bytes", _TRAINER, "by the trainer", gid="disk")
+        _line(axes, series, "drain_bytes", DRAIN, "durable checkpoints", gid="drain")
+    _line(axes, series, "disk_bytes", TRAINER, "by the trainer", gid="disk")
     if spilled := _actions(record, "spill"):
         seconds = [0.0, *(entry["t_s"] for entry in spilled), record["timings_s"]["train"]]
         totals = np.cumsum([0, *(entry["bytes"] for entry in spilled), 0])
-        axes.step(seconds, totals, where="post", color=_MEMORY, label=f"spilled: {_size(totals[-1])}", gid="spilled")
+        axes.step(seconds, totals, where="post", color=MEMORY, label=f"spilled: {_size(totals[-1])}", gid="spilled")
     top_bytes = series[["device_bytes", "drain_bytes", "disk_bytes"]].max(axis=None, skipna=True)
     top_bytes = max(top_bytes, sum(entry["bytes"] for entry in spilled))
     _scale_size(axes.yaxis, top_bytes, "written\nto the disk")
@@ -363,10 +356,10 @@ def _draw_written(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -
 
 def _draw_memory(axes: Axes, record: Mapping[str, Any], series: pd.DataFrame) -> None:
     memory_bytes = record["environment"]["memory_bytes"]
-    _line(axes, series, "memory_bytes", _MEMORY, "in use", gid="memory")
+    _line(axes, series, "memory_bytes", MEMORY, "in use", gid="memory")
     if series["swap_bytes"].max() > 0:
-        _line(axes, series, "swap_bytes", _EXPORT, "swap", gid="swap")
-    axes.axhline(memory_bytes, color=_REST, linestyle="--", label=f"there is: {_size(memory_bytes)}")
+        _line(axes, series, "swap_bytes", EXPORT, "swap", gid="swap")
+    axes.axhline(memory_bytes, color=REST, linestyle="--", label=f"there is: {_size(memory_bytes)}")
     _scale_size(axes.yaxis, max(memory_bytes, series["memory_bytes"].max()), "memory of\nthe machine")
 
 
@@ -390,7 +383,7 @@ def _draw_parts(axes: Axes, parts: Mapping[str, tuple[float, str]]) -> None:
     for step, (took_s, colour) in parts.items():
         axes.barh(0, took_s, left=left_s, color=colour, edgecolor="white", linewidth=0.5)
         if took_s > 0.1 * whole_s:
-            ink = "white" if colour == _TRAINER else "black"
+            ink = "white" if colour == TRAINER else "black"
             text = f"{step}\n{_duration(took_s)}"
             axes.text(left_s + took_s / 2, 0, text, ha="center", va="center", color=ink)
         left_s += took_s
@@ -411,25 +404,23 @@ def _draw_sweep_writes(axes: Axes, table: pd.DataFrame, baseline_bytes: pd.Serie
     y, height, shift = _bars(len(table), measured.any())
     left = np.zeros(len(table))
     parts = [
-        ("writes.trainer.disk_bytes", _TRAINER, "trainer"),
-        ("writes.drain.disk_bytes", _DRAIN, "durable checkpoints"),
-        ("writes.export.disk_bytes", _EXPORT, "export"),
+        ("writes.trainer.disk_bytes", TRAINER, "trainer"),
+        ("writes.drain.disk_bytes", DRAIN, "durable checkpoints"),
+        ("writes.export.disk_bytes", EXPORT, "export"),
     ]
-    if _column(table, "writes.guard.disk_bytes").max() >= _MUCH_BYTES:
-        parts.append(("writes.guard.disk_bytes", _MEMORY, "spilled"))
+    if figures_of(table, "writes.guard.disk_bytes").max() >= _MUCH_BYTES:
+        parts.append(("writes.guard.disk_bytes", MEMORY, "spilled"))
     for name, colour, label in parts:
-        part = _column(table, name).fillna(0).clip(lower=0).to_numpy()
+        part = figures_of(table, name).fillna(0).clip(lower=0).to_numpy()
         axes.barh(y - shift, part, height, left=left, color=colour, label=label)
         left += part
-    device_bytes = _column(table, "writes.device.bytes")
+    device_bytes = figures_of(table, "writes.device.bytes")
     if device_bytes.notna().any():
         axes.plot(
-            device_bytes, y - shift, "|", color=_DEVICE, markersize=9, markeredgewidth=1.5, label="the whole device"
+            device_bytes, y - shift, "|", color=DEVICE, markersize=9, markeredgewidth=1.5, label="the whole device"
         )
     if baseline_bytes.notna().any():
-        axes.barh(
-            y + shift, baseline_bytes.fillna(0), height, color=_DISK, label="the whole device, without a RAM disk"
-        )
+        axes.barh(y + shift, baseline_bytes.fillna(0), height, color=DISK, label="the whole device, without a RAM disk")
     for row, text in enumerate(_kept(table, left, measured)):
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     top_bytes = max(left.max(), device_bytes.fillna(0).max(), baseline_bytes.fillna(0).max())
@@ -438,9 +429,9 @@ def _draw_sweep_writes(axes: Axes, table: pd.DataFrame, baseline_bytes: pd.Serie
 
 def _kept(table: pd.DataFrame, disk_bytes: np.ndarray, measured: pd.Series) -> list[str]:
     """Return each run's figures in words: what was saved only where it was measured."""
-    given = _column(table, "writes.trainer.logical_bytes")
-    kept_bytes = (given - _column(table, "writes.trainer.disk_bytes").clip(lower=0)).clip(lower=0)
-    saved_bytes = _column(table, "writes.saved_bytes").where(measured)
+    given = figures_of(table, "writes.trainer.logical_bytes")
+    kept_bytes = (given - figures_of(table, "writes.trainer.disk_bytes").clip(lower=0)).clip(lower=0)
+    saved_bytes = figures_of(table, "writes.saved_bytes").where(measured)
     texts = []
     for written, kept, saved in zip(disk_bytes, kept_bytes, saved_bytes, strict=True):
         words = [_size(written)]
@@ -457,26 +448,19 @@ def _kept(table: pd.DataFrame, disk_bytes: np.ndarray, measured: pd.Series) -> l
 def _draw_sweep_times(axes: Axes, table: pd.DataFrame, baseline_s: pd.Series, compared: bool) -> None:
     y, height, shift = _bars(len(table), compared)
     total_s = table["timings_s.total"].fillna(0)
-    axes.barh(y - shift, total_s, height, color=_RAM, label="with a RAM disk")
+    axes.barh(y - shift, total_s, height, color=RAM, label="with a RAM disk")
     if baseline_s.notna().any():
-        axes.barh(y + shift, baseline_s.fillna(0), height, color=_DISK, label="without")
+        axes.barh(y + shift, baseline_s.fillna(0), height, color=DISK, label="without")
     for row, (with_s, without_s) in enumerate(zip(total_s, baseline_s, strict=True)):
         beside = "" if math.isnan(without_s) else f", without {_duration(without_s)}"
         axes.text(1.02, row, _duration(with_s) + beside, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     _scale_time(axes.xaxis, max(total_s.max(), baseline_s.fillna(0).max()), "wall time", most_ticks=4)
 
 
-def _column(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column of figures, empty where the table has none."""
-    if name not in table:
-        return pd.Series(math.nan, index=table.index)
-    return pd.to_numeric(table[name], errors="coerce")
-
-
 def _draw_measure(axes: Axes, what: str, unit: str, rows: pd.DataFrame) -> None:
     y = np.arange(len(rows))
     for row, (_, measured) in zip(y, rows.iterrows(), strict=True):
-        colour = _DISK if measured["place"] == "disk" else _RAM
+        colour = DISK if measured["place"] == "disk" else RAM
         axes.plot([measured["min"], measured["max"]], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(measured["median"], row, "o", color=colour, markeredgecolor="black", markersize=8)
         text = _amount(measured["median"], unit)
@@ -505,7 +489,7 @@ def _scale_measure(axes: Axes, unit: str, rows: pd.DataFrame) -> None:
     label = _UNITS.get(unit, f"{unit}, more is better")
     tools = concatenate(list(rows["tool"].dropna().unique()))
     rounds = pluralize(int(rows["n"].max()), "round")
-    if smallest > 0 and largest / smallest >= _LOG_FROM_RATIO:
+    if smallest > 0 and largest / smallest >= LOG_FROM_RATIO:
         axes.set_xscale("log")
         ratio = largest / smallest
         base = 2.0 ** max(1, round(math.log2(ratio) / 3)) if unit.startswith("B") else 10.0
@@ -574,12 +558,3 @@ def _amount(value: float, unit: str) -> str:
 def _percent(part: float, whole: float) -> str:
     share = part / (whole or 1.0)
     return "under 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
-
-
-def _title(figure: FigureBase, title: str, below: str) -> None:
-    lines = [*textwrap.wrap(title, 95), *textwrap.wrap(below, 120)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="svg", metadata={"Date": None})

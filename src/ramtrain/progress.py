@@ -18,7 +18,7 @@ from ramtrain.sighting import Sighting
 log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 5.0
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CopyProgress:
@@ -88,7 +88,7 @@ class TrainingProgress:
         """Take in more of the trainer's output, not necessarily whole lines."""
         *lines, self.rest = (self.rest + output).split("\n")
         for line in lines:
-            plain = _COLOURS.sub("", line)
+            plain = COLOURS.sub("", line)
             for name, pattern in self.patterns.items():
                 if found := pattern.search(plain):
                     self.latest[name] = found.group(1)

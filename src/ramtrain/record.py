@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ramtrain.endurance import Drive, ask_drive, rated_bytes, wear
 from ramtrain.environment import describe_machine
 from ramtrain.export import Export
 from ramtrain.meter import DiskCounters, ProcessWrites, disk_counters
+from ramtrain.metrics import Metric
 from ramtrain.ramdisk import Lease
 from ramtrain.schema import complete, load_yaml
 from ramtrain.staging import Stage
@@ -58,6 +59,7 @@ class Steps:
     stage: Stage
     training: Training
     export: Export
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Keep all of it, for the unmount and the record."""
@@ -72,6 +74,7 @@ class Steps:
             Stage.from_dict(content["stage"]),
             Training.from_dict(content["training"]),
             Export.from_dict(content["export"]),
+            {name: Metric(**metric) for name, metric in content.get("metrics", {}).items()},
         )
 
 
@@ -189,6 +192,7 @@ def compose(
         },
         "guard": {key: value for key, value in asdict(training.guarded).items() if key != "writes"},
         "progress": training.progress,
+        "metrics": {name: asdict(metric) for name, metric in steps.metrics.items()},
         "model": [asdict(file) for file in export.model],
         "artifacts": [asdict(file) for file in export.artifacts],
         "environment": {**describe_machine(workdir), "python": project.python, "packages": project.packages},

@@ -10,7 +10,7 @@ from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
 from ramtrain.errors import RamTrainError
-from ramtrain.export import export_model, keep_log, spoilt_at_home
+from ramtrain.export import export_model, keep_log, metrics_of, spoilt_at_home
 from ramtrain.ramdisk import MARK, Lease, check_free, only_one, ram_root, release
 from ramtrain.record import Steps
 from ramtrain.salvage import NOTHING, Saved, save_files, save_newest, save_state, whole_model, written
@@ -95,7 +95,8 @@ def _bring_home(lease: Lease) -> list[Saved]:
             log.warning("%s", error)
         else:
             # With it `train` has nothing left to do but the record.
-            Steps(lease, stage, Training.read(trained), exported).write(export_file(lease.run))
+            metrics = metrics_of(lease.run, begun.products, lease, stage)
+            Steps(lease, stage, Training.read(trained), exported, metrics).write(export_file(lease.run))
             size_bytes = sum(file.bytes for file in exported.model)
             return [Saved("its model", home(lease.run) / "model", len(exported.model), size_bytes)]
     if newest := save_newest(lease, stage, begun):

@@ -75,6 +75,8 @@ def prepare(run: Run, lease: Lease, stage: Stage, mine: Callable[[], Fingerprint
             )
     elif begun is None and run.resume == "same":
         _tell_of_others(run, mine)
+    if ends:  # what is read from the output is to be of one training
+        (Path(lease.folder) / shelf.TRAINER_LOG).unlink(missing_ok=True)
     if run.resume == "never":
         for durable in shelf.durable_checkpoints(run.run):
             aside = set_aside(durable.folder, "aside")

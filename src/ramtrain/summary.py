@@ -16,7 +16,7 @@ from ramtrain.shelf import RESULTS, home
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns are named as in the record; those of parameters follow `started`.
+# Columns are named as in the record; those of parameters and metrics follow `started`.
 _HEAD = ["run", "status", "reason", "started"]
 _COLUMNS = [
     *(f"timings_s.{step}" for step in ("mount", "stage", "train", "export", "unmount", "total")),
@@ -64,8 +64,9 @@ def summarize(runs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
 
     others = {path.parent.name: {} for path in sorted(RESULTS.glob("*/record.json")) if path.parent.name not in runs}
     rows = pd.json_normalize([_row(run, parameters) for run, parameters in {**runs, **others}.items()])
-    parameters = [name for name in rows.columns if name.startswith("parameters.")]
-    return rows.reindex(columns=[*_HEAD, *parameters, *_COLUMNS, *_MODEL]).convert_dtypes()
+    of_runs = [name for part in ("parameters.", "metrics.") for name in rows.columns if name.startswith(part)]
+    of_runs = [name for name in of_runs if not name.endswith(".source")]
+    return rows.reindex(columns=[*_HEAD, *of_runs, *_COLUMNS, *_MODEL]).convert_dtypes()
 
 
 def write_summary(path: Path, runs: Mapping[str, Mapping[str, str]]) -> None:

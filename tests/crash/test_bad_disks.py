@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import needs_root
-from workplace import Workplace, resuming_config, state_of
+from workplace import Workplace, expected_losses, resuming_config, state_of
 
 from ramtrain.system import run_command
 
@@ -88,7 +88,7 @@ def test_full_while_exporting(target: str, small_disk: Workplace) -> None:
         assert "run resuming: its model, 1 file of 8 MiB: results/resuming/model; the RAM is released" in again
         again = small_disk.run("train", "--configfile", str(small_disk.configfile)).stdout
         assert "train_run" not in again, "only the record is missing"
-    small_disk.check_finished()
+    assert small_disk.check_finished()["metrics"]["avg_loss"]["final"] == expected_losses()[-1]
 
 
 def test_full_when_a_new_model_is_to_replace_an_older_one(small_disk: Workplace, resuming: Path) -> None:

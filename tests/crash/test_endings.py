@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import needs_root
-from workplace import EPOCHS, RUN, Workplace, expected_state, resuming_config, state_of
+from workplace import EPOCHS, RUN, Workplace, expected_losses, expected_state, resuming_config, state_of
 
 from ramtrain.baseline import BASELINE, Baseline
 from ramtrain.ramdisk import SHM
@@ -103,6 +103,9 @@ def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
     assert epochs == before + after, "it goes on with the epoch after the checkpoint's"
     assert before == list(range(1, len(before) + 1)), "the log of before came back as well"
     assert len(before) >= first - 1
+    metric, losses = record["metrics"]["avg_loss"], expected_losses()
+    assert (metric["final"], metric["best"]) == (losses[-1], min(losses)), "of all attempts"
+    assert metric["step_of_best"] == losses.index(min(losses)) + 1
 
 
 @pytest.mark.parametrize("is_killed", [True, False])

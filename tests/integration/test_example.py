@@ -25,6 +25,9 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
     config["project"]["path"] = str(EXAMPLE)
     config["protect"] = {"max_loss": "1 s"}
     config["train"] = {"threads": 1}  # beside other tests two would wait for each other
+    config["project"]["metrics"] = {
+        "eval_loss": {"events": "output/*/events.out.tfevents.*", "key": "EvalStats/avg_loss"}
+    }
     (workdir / "config").mkdir()
     (workdir / "config/runs.tsv").write_text(f"run\tepochs\tseed\nexample\t{EPOCHS}\t1\n")
     before = {path: path.stat().st_mtime_ns for path in EXAMPLE.rglob("*")}
@@ -46,6 +49,10 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
     assert record["command"][-2] == "--continue_path"
     assert record["progress"]["epoch"] == f"{EPOCHS - 1}/{EPOCHS - 1}"
     assert record["environment"]["packages"]["coqui-tts-trainer"] == "0.4.0"
+    of_events, of_output = record["metrics"]["eval_loss"], record["metrics"]["avg_loss"]
+    assert of_events["final"] == pytest.approx(of_output["final"], rel=1e-6)
+    assert of_events["best"] == pytest.approx(of_output["best"], rel=1e-6)
+    assert of_events["best"] < 2
     home = workdir / "results/example"
     assert zipfile.is_zipfile(home / "model/best_model.pth")
     assert (home / "model/best_model.pth").stat().st_size > 50 << 20

@@ -30,7 +30,7 @@ def test_a_report_shows_every_picture_and_nothing_is_drawn_twice(
         for name, parts in json.loads(categories).items()
     } == {
         "Runs": ["results/a_/timeline.svg", "results/a_/timings.svg"],
-        "Sweep": ["results/summary.tsv", "results/sweep.svg"],
+        "Sweep": ["results/parameters.svg", "results/ranking.svg", "results/summary.tsv", "results/sweep.svg"],
         "Benchmark": ["results/benchmark_io.svg", "results/benchmark_io.tsv"],
     }
     (results,) = re.findall(r"var results = (\{.*\});", page)

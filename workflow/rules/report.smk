@@ -67,6 +67,33 @@ rule plot_summary:
         "../../scripts/plot_summary.py"
 
 
+rule plot_ranking:
+    """Draw which runs came to the best models, and what that has to do with their parameters."""
+    input:
+        table=rules.summary.output.table,
+    output:
+        ranking=report(
+            "results/ranking.svg",
+            caption="../report/ranking.rst",
+            category="Sweep",
+            labels={"figure": "the runs, the best first"},
+        ),
+        parameters=report(
+            "results/parameters.svg",
+            caption="../report/parameters.rst",
+            category="Sweep",
+            labels={"figure": "metric against parameters"},
+        ),
+    log:
+        "results/logs/plot_ranking.log",
+    conda:
+        "../envs/ramtrain.yaml"
+    params:
+        metrics=list({source.name: None for run in RUNS.values() for source in run.products.metrics}),
+    script:
+        "../../scripts/plot_ranking.py"
+
+
 rule plot_benchmark:
     """Draw what the benchmark measured on the disk and on RAM disks."""
     input:

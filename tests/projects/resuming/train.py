@@ -37,6 +37,11 @@ def save(path: Path, epoch: int, state: str) -> None:
         archive.writestr("data/0", random.Random(state).randbytes(arguments.mb << 20))
 
 
+def loss(state: str) -> float:
+    """Return what stands for the loss of a state."""
+    return int(state[:8], 16) / 1e9
+
+
 def load() -> tuple[int, str]:
     """Return epoch and state of the checkpoint with the highest number; there is no way back to an older one."""
     json.loads((folder / "config.json").read_text())
@@ -76,6 +81,7 @@ try:
         epoch += 1
         print(f" > EPOCH: {epoch}/{arguments.epochs}\n   --> STEP: 1/1 -- GLOBAL_STEP: {epoch}", flush=True)
         state = hashlib.sha256(f"{state} {epoch}".encode()).hexdigest()
+        print(f"     | > avg_loss:\x1b[92m {loss(state)} \x1b[0m(+0.0)", flush=True)
         if epoch == int(fault_step):
             go_wrong(epoch)
         time.sleep(float(os.environ.get("PAUSE_S", "0")))
