@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ramtrain.baseline import BASELINE, read_baseline
+from ramtrain.clock import stamp
 from ramtrain.config import Run
+from ramtrain.crate import describe_run, workflow_text
 from ramtrain.endurance import add_to_total
 from ramtrain.errors import RamTrainError
 from ramtrain.export import check_home
@@ -20,9 +22,11 @@ from ramtrain.script import script, workflow_home
 from ramtrain.shelf import RESULTS, close, home
 
 
-def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_file: Path, schema: Path) -> None:
-    """Release the RAM disk, provided that what was exported is there, and write the record."""
-    started = time.monotonic()
+def unmount_run(
+    run: Run, config: Mapping[str, Any], export_file: Path, record_file: Path, schema: Path, workflow: bytes
+) -> None:
+    """Release the RAM disk, provided that what was exported is there, and write the crate and, last, the record."""
+    started, started_at = time.monotonic(), stamp()
     steps = Steps.read(export_file)
     check_home(run.run, steps.lease, steps.export)
     close(run.run, steps.training.fingerprint, run.protect.keep_after_success)
@@ -32,9 +36,11 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
         config,
         Path.cwd(),
         unmount_s=round(time.monotonic() - started, 3),
+        unmount={"started": started_at, "ended": stamp()},
         baseline=read_baseline(RESULTS / BASELINE, run.project, run.command),
         tbw=config["disk"]["tbw"],
     )
+    describe_run(record, record_file.parent, workflow)
     write_record(record_file, record, schema)
     try:
         add_to_total(RESULTS / "endurance.tsv", record)
@@ -45,10 +51,12 @@ def unmount_run(run: Run, config: Mapping[str, Any], export_file: Path, record_f
 
 if __name__ == "__main__":
     with script(snakemake) as run:
+        checkout = workflow_home(snakemake)
         unmount_run(
             run,
             snakemake.config,
             Path(snakemake.input.export),
             Path(snakemake.output.record),
-            workflow_home(snakemake) / "workflow/schemas/record.schema.yaml",
+            checkout / "workflow/schemas/record.schema.yaml",
+            workflow_text(checkout),
         )
