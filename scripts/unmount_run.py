@@ -20,6 +20,7 @@ from ramtrain.ramdisk import release
 from ramtrain.record import Steps, compose, in_brief, write_record
 from ramtrain.script import script, workflow_home
 from ramtrain.shelf import RESULTS, close, home
+from ramtrain.tracker import log_run
 
 
 def unmount_run(
@@ -46,6 +47,8 @@ def unmount_run(
         add_to_total(RESULTS / "endurance.tsv", record)
     except RamTrainError as error:
         logging.warning("run %s: %s", run.run, error)
+    if uri := config["record"]["mlflow_uri"]:
+        log_run(record, record_file, run.project.resolve().name, uri)
     logging.info("%s", in_brief(record, home(run.run)))
 
 

@@ -7,9 +7,11 @@ the record does not say is left out. What the words mean: https://w3id.org/ro/wf
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import mimetypes
+import operator
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -220,6 +222,12 @@ def describe_sweep(records: Sequence[Path], results: Path, workflow: bytes) -> N
     _write(crate, results, workflow)
 
 
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures that a crate gives as `resourceUsage`, by their path in the record."""
+    paths = [figure.path for step in _USAGE.values() for figure in step]
+    return {path: value for path in paths if (value := _look_up(record, path)[1]) is not None}
+
+
 def _crate(name: str, description: str, at: str) -> ROCrate:
     from rocrate.rocrate import ROCrate  # a fifth of a second
 
@@ -427,30 +435,33 @@ def _project(crate: ROCrate, record: Mapping[str, Any]) -> Entity:
     )
 
 
-def _usage(crate: ROCrate, record: Mapping[str, Any], figures: Iterable[_Figure], run: str = "") -> list[Entity]:
+def _usage(crate: ROCrate, record: Mapping[str, Any], of: Iterable[_Figure], run: str = "") -> list[Entity]:
     """Add the figures that were measured."""
     found = []
-    for figure in figures:
-        *parents, last = figure.path.split(".")
-        part = record
-        for parent in parents:
-            part = part[parent]
-        if part[last] is None:
-            continue
-        address, unit = figure.unit
-        usage = _add(
-            crate,
-            f"#usage/{_id(run)}{figure.path}",
-            "PropertyValue",
-            name=figure.name,
-            propertyID=f"ramtrain:{figure.path}",
-            value=part[last],
-            unitCode=address,
-            unitText=unit,
-            description=figure.method or part["method"],
-        )
-        found.append(usage)
+    for figure in of:
+        part, value = _look_up(record, figure.path)
+        if value is not None:
+            address, unit = figure.unit
+            usage = _add(
+                crate,
+                f"#usage/{_id(run)}{figure.path}",
+                "PropertyValue",
+                name=figure.name,
+                propertyID=f"ramtrain:{figure.path}",
+                value=value,
+                unitCode=address,
+                unitText=unit,
+                description=figure.method or part["method"],
+            )
+            found.append(usage)
     return found
+
+
+def _look_up(record: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], Any]:
+    """Return a figure of the record, and the part that it stands in."""
+    *parents, last = path.split(".")
+    part = functools.reduce(operator.getitem, parents, record)
+    return part, part[last]
 
 
 def _action(

@@ -10,6 +10,7 @@ from snakemake.utils import update_config
 from ramtrain import admission, caller, config as settings, ramdisk, sizing, status
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
+from ramtrain.tracker import check_tracker
 
 HOME = Path(workflow.basedir)
 RAM_ROOT = ramdisk.ram_root(Path.cwd())
@@ -23,6 +24,7 @@ def load_config():
         update_config(example, config)
         config.update(example)
     config.update(settings.complete_config(config, HOME, source or "config/config.yaml"))
+    check_tracker(config["record"]["mlflow_uri"])
 
 
 def remember_call(reserve):
