@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import mimetypes
-import operator
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -305,9 +304,10 @@ def _folder(crate: ROCrate, path: str, name: str, parts: list[Entity]) -> Entity
 
 def _ramtrain(crate: ROCrate, environment: Mapping[str, Any]) -> Entity:
     version = "-".join(filter(None, (environment["ramtrain"], environment.get("ramtrain_commit"))))
-    return crate.get(f"#ramtrain-{version}") or _add(
+    identifier = f"#ramtrain-{_id(version)}"
+    return crate.get(identifier) or _add(
         crate,
-        f"#ramtrain-{version}",
+        identifier,
         "SoftwareApplication",
         name="RamTrain",
         description="Trains any project on a RAM disk and brings the model home",
@@ -458,10 +458,10 @@ def _usage(crate: ROCrate, record: Mapping[str, Any], of: Iterable[_Figure], run
 
 
 def _look_up(record: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], Any]:
-    """Return a figure of the record, and the part that it stands in."""
+    """Return the part of the record that a figure stands in, and the figure; None where an older version has none."""
     *parents, last = path.split(".")
-    part = functools.reduce(operator.getitem, parents, record)
-    return part, part[last]
+    part = functools.reduce(lambda part, parent: part.get(parent) or {}, parents, record)
+    return part, part.get(last)
 
 
 def _action(

@@ -85,6 +85,13 @@ def test_nothing_is_said_that_is_not_known(tmp_path: Path) -> None:
     assert "#usage/writes.filesystem.bytes" not in found
     assert not [entity for entity in found.values() if "agent" in entity or "author" in entity]
     assert None not in figures(record).values()
+    del record["writes"]["guard"], record["ramdisk"]["swapped_out_bytes"]
+    describe_run(record, tmp_path, TEXT)
+    assert found.keys() - crate(tmp_path).keys() == {
+        "#usage/writes.guard.logical_bytes",
+        "#usage/writes.guard.disk_bytes",
+        "#usage/ramdisk.swapped_out_bytes",
+    }
 
 
 def test_parameters_are_inputs_of_the_workflow(tmp_path: Path) -> None:
