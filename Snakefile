@@ -35,6 +35,7 @@ rule all:
     input:
         rules.train.input,
         rules.benchmark_io.output,
+        rules.describe_sweep.output,
         expand("results/{run}/{picture}.svg", run=RUNS, picture=["timeline", "timings"]),
         rules.plot_summary.output,
         rules.plot_ranking.output,

@@ -37,6 +37,86 @@ def sample_record(run: str = "example") -> dict[str, Any]:
     }
 
 
+def whole_record(run: str = "example", version: str = "1.2.3") -> dict[str, Any]:
+    """Return a record with all that its schema asks for."""
+
+    def wrote(logical_bytes: int, disk_bytes: int) -> dict[str, Any]:
+        return {"logical_bytes": logical_bytes, "disk_bytes": disk_bytes, "write_calls": 9, "method": "/proc/PID/io"}
+
+    counted = {"checkpoints": 3, "skipped": 8, "duplicates": 0, "dropped": 0}
+    return {
+        **sample_record(run),
+        "ended": "2026-01-01T12:00:53.000+00:00",
+        "command": ["python", "train.py", "--lr", "1e-4"],
+        "config": {},
+        "steps": {
+            "mount": {"started": "2026-01-01T12:00:00.000+00:00", "ended": "2026-01-01T12:00:00.005+00:00"},
+            "stage": {"started": "2026-01-01T12:00:00.200+00:00", "ended": "2026-01-01T12:00:00.259+00:00"},
+            "train": {"started": "2026-01-01T12:00:00.500+00:00", "ended": "2026-01-01T12:00:52.000+00:00"},
+            "export": {"started": "2026-01-01T12:00:52.400+00:00", "ended": "2026-01-01T12:00:52.620+00:00"},
+            "unmount": {"started": "2026-01-01T12:00:52.992+00:00", "ended": "2026-01-01T12:00:53.000+00:00"},
+        },
+        "writes": {
+            "trainer": {**wrote(1654829381, 1413120), "strays": []},
+            "drain": {**wrote(171 * MIB, 171 * MIB), **counted},
+            "guard": wrote(0, 0),
+            "export": wrote(57 * MIB, 55 * MIB),
+            "own": wrote(900, 8192),
+            "filesystem": {"type": "overlay", "bytes": None, "method": "none: it has no such counter"},
+            "device": {"name": "vda", "bytes": 240 * MIB, "physical": [], "idle": None, "method": "/proc/diskstats"},
+            "cgroup": {"path": None, "bytes": None, "method": "io.stat"},
+            "drive": None,
+            "baseline": None,
+            "written_bytes": 238388224,
+            "saved_bytes": None,
+        },
+        "endurance": None,
+        "ramdisk": {
+            "backend": "tmpfs",
+            "why": "the first choice, and it works here",
+            "size_bytes": 2 * GIB,
+            "size_from": "ramdisk.size",
+            "peak_bytes": 222879744,
+            "swap": False,
+            "swapped_out_bytes": 0,
+        },
+        "checkpoints": {"seen": 12, "size_bytes": 54 * MIB, "save_s": 0.2},
+        "staging": {"method": "overlay", "why": "the first choice, and it works here", "files": 0, "bytes": 0},
+        "protection": {
+            "max_loss_s": 600,
+            "worst_loss_s": 12.5,
+            "longest_spacing_s": 4.5,
+            "longest_drain_s": 0.4,
+            "resumed_from": None,
+            "resumed_source": None,
+            "lost_s": None,
+            "lost_steps": None,
+        },
+        "guard": {"actions": [], "counts": {}, "paused_s": 0, "spilled_bytes": 0},
+        "progress": {},
+        "artifacts": [{"path": "artifacts/log.txt", "bytes": 8, "sha256": "1" * 64}],
+        "environment": {
+            "kernel": "6.12.0",
+            "cpu": "a CPU",
+            "cpus": 2,
+            "memory_bytes": 24 * GIB,
+            "disk": {"source": "/dev/vda1", "filesystem": "overlay", "model": None},
+            "ramtrain": version,
+            "snakemake": "9.27.1",
+            "ramtrain_python": "3.12.1",
+            "python": "3.11.7",
+            "packages": {},
+        },
+        "project": {
+            "path": "/home/me/project",
+            "git_commit": "c" * 40,
+            "dirty": False,
+            "inputs": [{"path": "train.py", "sha256": "2" * 64}],
+            "inputs_left_out": 0,
+        },
+    }
+
+
 def sample_series(rows: int = 52, checkpoints: int = 12, drains: int = 3) -> pd.DataFrame:
     """Return the samples of a training that keeps its three newest checkpoints."""
     seconds = np.arange(rows)
@@ -128,5 +208,5 @@ def write_results(run: str, home: Path) -> None:
     """Put there what a run leaves, as far as pictures and the summary need it."""
     home.mkdir(parents=True)
     (home / "export.json").write_text("{}", encoding="utf-8")
-    (home / "record.json").write_text(json.dumps(sample_record(run)), encoding="utf-8")
+    (home / "record.json").write_text(json.dumps(whole_record(run)), encoding="utf-8")
     write_table(sample_series(), home / "series.tsv")

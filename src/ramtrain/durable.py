@@ -106,10 +106,13 @@ DISK = Disk()
 
 def write_json(path: Path, content: Mapping[str, Any], disk: Disk = DISK) -> None:
     """Write `content` to `path`: the old file or the new one, whole, whatever happens in between."""
+    write_bytes(path, as_json(content), disk)
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """Return what `write_json` writes."""
     # A file name that is no UTF-8 becomes a JSON escape, and itself again when it is read.
-    write_bytes(
-        path, json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n", disk
-    )
+    return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def write_bytes(path: Path, content: bytes, disk: Disk = DISK) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import logging
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -17,6 +15,7 @@ from typing import Any
 
 from ramtrain.durable import write_bytes
 from ramtrain.errors import RamTrainError
+from ramtrain.system import alone_in
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +145,7 @@ def add_to_total(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         RamTrainError: what is there is no such table.
     """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # several runs may end at once
+    with alone_in(path.parent):  # several runs may end at once
         try:
             rows = _read(path)
             if any((row["run"], row["started"]) == (record["run"], record["started"]) for row in rows):
@@ -163,8 +160,6 @@ def add_to_total(path: Path, record: Mapping[str, Any]) -> None:
         table.writeheader()
         table.writerows(rows)
         write_bytes(path, text.getvalue().encode())
-    finally:
-        os.close(folder)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

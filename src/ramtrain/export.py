@@ -14,6 +14,7 @@ from typing import Any
 from humanfriendly import format_size
 
 from ramtrain import caller
+from ramtrain.clock import stamp
 from ramtrain.config import Products
 from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove
 from ramtrain.errors import RamTrainError
@@ -33,12 +34,17 @@ _MOST_NAMES = 30
 
 @dataclass(frozen=True)
 class Export:
-    """What came home: files with their path in the run's results, seconds, and what it wrote to the disk."""
+    """What came home: files with their path in the run's results, seconds, and what it wrote to the disk.
+
+    `started` and `ended` are not in a note of before they were kept.
+    """
 
     model: list[Kept]
     artifacts: list[Kept]
     export_s: float
     writes: ProcessWrites
+    started: str | None = None
+    ended: str | None = None
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Export:
@@ -48,6 +54,8 @@ class Export:
             artifacts=[Kept(**file) for file in content["artifacts"]],
             export_s=content["export_s"],
             writes=ProcessWrites(**content["writes"]),
+            started=content.get("started"),
+            ended=content.get("ended"),
         )
 
 
@@ -74,7 +82,7 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
     Raises:
         RamTrainError: a glob of the model matches nothing, a link points out of the project, the disk is full or fails.
     """
-    started, before = time.monotonic(), own_writes()
+    started, started_at, before = time.monotonic(), stamp(), own_writes()
     view = stage.view()
     model = find_model(run, products, lease, stage, view)
     artifacts = _find_artifacts(run, products, view, leave_out=set(model))
@@ -101,6 +109,8 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
         artifacts=[replace(file, path=f"artifacts/{file.path}") for file in kept_artifacts],
         export_s=round(time.monotonic() - started, 3),
         writes=own_writes().since(before),
+        started=started_at,
+        ended=stamp(),
     )
 
 

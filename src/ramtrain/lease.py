@@ -29,7 +29,7 @@ class Lease:
 
     `state` is the run's folder under the RAM root, `folder` the one with its data. `counters` are the disk's at the
     start, for the record. `may_swap` says whether the kernel may move it to a swap device, uncounted; `size_from` how
-    its size was found.
+    its size was found; `started` when it was asked for, `mounted` when it was there.
     """
 
     run: str
@@ -46,6 +46,7 @@ class Lease:
     mount_s: float
     counters: DiskCounters
     size_from: str = "ramdisk.size"
+    mounted: str | None = None  # not in a note of before it was kept
 
     @classmethod
     def read(cls, path: Path) -> Lease:

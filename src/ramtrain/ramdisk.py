@@ -16,7 +16,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ from humanfriendly import format_size
 
 from ramtrain import caller, memory
 from ramtrain.admission import DoesNotFit, admit, admit_more, is_promised, withdraw
+from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.errors import RamTrainError
@@ -112,7 +112,7 @@ def _make(run: Run, workdir: Path, state: Path) -> Lease:
         sudo=False,
         workdir=str(workdir.resolve()),
         token=secrets.token_hex(8),
-        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        started=stamp(),
         mount_s=0.0,
         counters=disk_counters(workdir),
         size_from=run.size_from,
@@ -126,7 +126,7 @@ def _make(run: Run, workdir: Path, state: Path) -> Lease:
         log.warning("%s\nrun %s: IT IS TRAINED ON THE DISK, as ramdisk.fallback says.", error, run.run)
         reason = " ".join(str(error).split())
         lease = _use_disk(run, replace(lease, backend="disk", why=f"ramdisk.fallback: disk, since {reason}"))
-    lease = replace(lease, mount_s=round(time.monotonic() - started, 3))
+    lease = replace(lease, mount_s=round(time.monotonic() - started, 3), mounted=stamp())
     _write_marks(lease)
     _make_temporary(lease)
     if lease.may_swap:

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from humanfriendly import format_size, format_timespan
 from humanfriendly.text import pluralize
 
 from ramtrain.baseline import Baseline
+from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.endurance import Drive, ask_drive, rated_bytes, wear
@@ -83,21 +84,24 @@ def compose(
     run: Run,
     workdir: Path,
     unmount_s: float,
+    unmount: Mapping[str, str],
     baseline: Baseline | None = None,
     tbw: float | None = None,
 ) -> dict[str, Any]:
     """Return the record of a run; the disk's counters are read now, to end its account.
 
     Args:
+        unmount: when the unmounting `started` and `ended`.
         tbw: what the drive is rated for, in TB, if the config says so.
     """
     lease, stage, training, export = steps.lease, steps.stage, steps.training, steps.export
     if lease.backend == "disk":
         sync_filesystem(workdir)  # what lies in the page cache is this run's to account for
-    ended = datetime.now(UTC)
+    ended = stamp()
     after = disk_counters(workdir)
     drive = next(filter(None, map(ask_drive, after.physical)), None)
-    total_s = round(max(0.0, (ended - datetime.fromisoformat(lease.started)).total_seconds()), 3)
+    spent = datetime.fromisoformat(ended) - datetime.fromisoformat(lease.started)
+    total_s = round(max(0.0, spent.total_seconds()), 3)
     written_bytes = sum(
         max(0, part)
         for part in (
@@ -116,7 +120,7 @@ def compose(
         "run": lease.run,
         "status": "done",
         "started": lease.started,
-        "ended": ended.isoformat(timespec="milliseconds"),
+        "ended": ended,
         "command": training.command,
         "parameters": run.values,
         "training": training.fingerprint.training,
@@ -130,6 +134,7 @@ def compose(
             "unmount": unmount_s,
             "total": total_s,
         },
+        "steps": _times(steps, unmount),
         "writes": {
             "trainer": {
                 **_process_writes(training.writes),
@@ -203,6 +208,20 @@ def compose(
             "inputs": project.inputs,
             "inputs_left_out": project.inputs_left_out,
         },
+    }
+
+
+def _times(steps: Steps, unmount: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return when each step started and ended, as far as the notes of the steps say."""
+    noted = {
+        "mount": {"started": steps.lease.started, "ended": steps.lease.mounted},
+        "stage": {"started": steps.stage.started, "ended": steps.stage.ended},
+        "train": {"started": steps.training.started, "ended": steps.training.ended},
+        "export": {"started": steps.export.started, "ended": steps.export.ended},
+        "unmount": unmount,
+    }
+    return {
+        step: {what: at for what, at in times.items() if at} for step, times in noted.items() if any(times.values())
     }
 
 

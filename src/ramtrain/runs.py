@@ -27,9 +27,10 @@ _MOST_COMBINATIONS = 10_000
 _RESERVED = (
     "logs",
     "benchmark_io",
-    "summary.tsv",
+    *(f"benchmark_io.{suffix}" for suffix in ("json", "svg", "tsv")),
+    *("summary.tsv", "sweep.svg", "ranking.svg", "parameters.svg"),
     "endurance.tsv",
-    "ro-crate-metadata.json",
+    *("ro-crate-metadata.json", "workflow.smk"),
     "README.md",
 )
 # What a run can have of its own: the sections of the config that are about one training.

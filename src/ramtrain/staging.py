@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ramtrain.clock import stamp
 from ramtrain.config import Products, Run
 from ramtrain.durable import write_json
 from ramtrain.environment import own_places
@@ -42,7 +43,8 @@ class Stage:
 
     `ram` is what {ram} stands for and where the trainer's products are looked for, `cwd` the folder it starts in,
     `layers` what makes up the project as it sees it, the upper first, `spilled` the folder on the disk for files that
-    found no room in RAM. `files` and `bytes` are what was copied to RAM.
+    found no room in RAM. `files` and `bytes` are what was copied to RAM; `started` and `ended` say when, and are not
+    in a note of before they were kept.
     """
 
     project: str
@@ -57,6 +59,8 @@ class Stage:
     bytes: int
     stage_s: float
     spilled: str = "/dev/null/spilled"  # in a note of before there was one: no file can be made there
+    started: str | None = None
+    ended: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Stage:
@@ -133,7 +137,7 @@ def stage_project(run: Run, lease: Lease) -> Stage:
     Raises:
         RamTrainError: the configured method does not work here.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), stamp()
     folder = Path(lease.folder)
     if Begun.read(lease) is None:
         for left in ("overlay", "volatile", "project", "out"):
@@ -155,7 +159,13 @@ def stage_project(run: Run, lease: Lease) -> Stage:
             stage = replace(_copy(run, folder), why=f"no overlay: {reason}")
     if run.volatile and stage.method != "overlay":
         log.warning("run %s: project.volatile needs the overlay; writes to those folders go to the disk", run.run)
-    stage = replace(stage, stage_s=round(time.monotonic() - started, 3), spilled=str(spill_folder(lease)))
+    stage = replace(
+        stage,
+        stage_s=round(time.monotonic() - started, 3),
+        spilled=str(spill_folder(lease)),
+        started=started_at,
+        ended=stamp(),
+    )
     write_json(folder / _STAGE, asdict(stage))
     return stage
 

@@ -21,6 +21,7 @@ import psutil
 from humanfriendly import format_size
 
 from ramtrain import caller
+from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.devices import Given, given
 from ramtrain.drain import Drain, Drained, Saved
@@ -75,8 +76,9 @@ class Training:
     """A training that ended well; `progress` is what its output said last, `resumed` what it went on from.
 
     `saved` are the complete checkpoints that were seen, `strays` files on a disk that the trainer wrote, with their
-    sizes, `own` what RamTrain wrote beside it, durable checkpoints apart; `before` the disk's counters at the start.
-    `devices` are those that it was given, by UUID where that is known.
+    sizes, `own` what RamTrain wrote beside it, durable checkpoints apart; `before` the disk's counters at the start;
+    `devices` are those that it was given, by UUID where that is known; `started` and `ended` say when the trainer ran,
+    and are not in a note of before they were kept.
     """
 
     command: list[str]
@@ -95,6 +97,8 @@ class Training:
     project: ProjectState
     fingerprint: Fingerprint
     devices: list[str] = field(default_factory=list)
+    started: str | None = None
+    ended: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Training:
@@ -211,6 +215,8 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
         project=project.result(),
         fingerprint=mine(),
         devices=[device.uuid for device in devices.devices],
+        started=stamp(watch.started_s),
+        ended=stamp(watch.ended_s),
     )
 
 
@@ -298,7 +304,7 @@ class _Watch:
         self.before = disk_counters(Path(lease.workdir))
         self.oom_kills = _oom_kills()
         self.written = NO_WRITES
-        self.started_s = time.time()
+        self.started_s = self.ended_s = time.time()
         self.train_s = 0.0
         # Should the keeper be killed, its orphans come to us.
         set_process_attribute(PR_SET_CHILD_SUBREAPER, 1)
@@ -358,7 +364,8 @@ class _Watch:
                 self._follow()
         self.keeper.wait()
         self.guard.finish()
-        self.train_s = round(time.time() - self.started_s, 3)
+        self.ended_s = time.time()
+        self.train_s = round(self.ended_s - self.started_s, 3)
         self.next_measure = 0.0
         self._follow()
         ending = self._read_ending(answers)

@@ -12,6 +12,7 @@ from snakemake.utils import update_config
 from ramtrain import admission, caller, config as settings, devices, ramdisk, sizing, status, summary
 from ramtrain.errors import RamTrainError
 from ramtrain.schema import load_yaml
+from ramtrain.tracker import check_tracker
 
 # A thousand runs are five thousand jobs, and what Snakemake does for each of them while it plans adds up: looking up its
 # script (9.27, ScriptProcessor), and time and again what is no longer needed of some hundred thousand objects.
@@ -30,6 +31,7 @@ def load_config():
         update_config(example, config)
         config.update(example)
     config.update(settings.complete_config(config, HOME, source or "config/config.yaml"))
+    check_tracker(config["record"]["mlflow_uri"])
 
 
 def remember_call(reserve):

@@ -1,4 +1,4 @@
-"""The table of all runs, and pictures: of each run, of all runs, of the benchmark; `snakemake --report` shows them.
+"""The table and the crate of all runs; and pictures: of each run, of all runs, of the benchmark, for `--report`.
 
 No picture is part of `train`; all of them are drawn after the trainings, since their priority is the lowest.
 """
@@ -21,6 +21,21 @@ rule summary:
         "../envs/ramtrain.yaml"
     script:
         "../../scripts/summary.py"
+
+
+rule describe_sweep:
+    """Describe all runs as a Workflow Run RO-Crate, which refers to those of the runs."""
+    input:
+        records=expand("results/{run}/record.json", run=RUNS),
+        table=rules.summary.output.table,
+    output:
+        crate="results/ro-crate-metadata.json",
+    log:
+        "results/logs/describe_sweep.log",
+    conda:
+        "../envs/ramtrain.yaml"
+    script:
+        "../../scripts/describe_sweep.py"
 
 
 rule plot_run:
