@@ -31,7 +31,7 @@ def sample_record(run: str = "example") -> dict[str, Any]:
         },
         "ramdisk": {"backend": "tmpfs", "size_bytes": 2 * GIB, "peak_bytes": 222879744},
         "environment": {"memory_bytes": 24 * GIB},
-        "parameters": {"run": run, "seed": "1"},
+        "parameters": {"seed": "1"},
         "metrics": {"loss": {"final": 0.5, "best": 0.25, "goal": "min", "step_of_best": 96, "source": "train.log: x"}},
         "model": [{"path": "model/best_model.pth", "bytes": 57056247, "sha256": "0" * 64}],
     }
@@ -48,7 +48,9 @@ def whole_record(run: str = "example", version: str = "1.2.3") -> dict[str, Any]
         **sample_record(run),
         "ended": "2026-01-01T12:00:53.000+00:00",
         "command": ["python", "train.py", "--lr", "1e-4"],
+        "training": {"project": "/project", "command": ["python", "train.py", "--lr", "1e-4"], "threads": None},
         "config": {},
+        "devices": [],
         "steps": {
             "mount": {"started": "2026-01-01T12:00:00.000+00:00", "ended": "2026-01-01T12:00:00.005+00:00"},
             "stage": {"started": "2026-01-01T12:00:00.200+00:00", "ended": "2026-01-01T12:00:00.259+00:00"},

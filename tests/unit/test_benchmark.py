@@ -84,7 +84,7 @@ def test_benchmark_io_compares_a_run_leaves_nothing_and_its_baseline_stands_in_t
     assert written["disk"] >= 24 << 20
     assert written["RAM"] < 1 << 20
     left = sorted(path.name for path in (workdir / "results").iterdir())
-    assert left == ["benchmark_io.json", "benchmark_io.tsv", "endurance.tsv", "logs", "my_pr_ject_"]
+    assert left == ["benchmark_io.json", "benchmark_io.tsv", "endurance.tsv", "logs", "my_pr_ject_", "summary.tsv"]
     assert not list(workdir.glob(".ramtrain-*"))
     again = snakemake(config, "benchmark_io")
     assert "Nothing to be done" in again.output

@@ -229,7 +229,7 @@ def test_the_table_of_the_runs_has_parameters_and_metrics_of_any_record(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     other = sample_record("other")
-    other["parameters"] = {"run": "other", "ramdisk.size": '1G "or" so'}
+    other["parameters"] = {"ramdisk.size": '1G "or" so'}
     other["metrics"] = {"mos": {"final": None, "best": None, "goal": "max", "step_of_best": None, "source": ""}}
     older = {key: part for key, part in sample_record("older").items() if key not in ("parameters", "metrics")}
     for record in (sample_record("first"), other, older):
@@ -239,8 +239,8 @@ def test_the_table_of_the_runs_has_parameters_and_metrics_of_any_record(
     table = summarize({"first": {}, "other": {}, "older": {}})
     assert list(table.columns[:15]) == [
         *("run", "status", "reason", "started", "parameters.seed", "parameters.ramdisk.size"),
-        *(f"metrics.loss.{part}" for part in ("final", "best", "step_of_best", "goal")),
-        *(f"metrics.mos.{part}" for part in ("final", "best", "step_of_best", "goal")),
+        *(f"metrics.loss.{part}" for part in ("final", "best", "goal", "step_of_best")),
+        *(f"metrics.mos.{part}" for part in ("final", "best", "goal", "step_of_best")),
         "timings_s.mount",
     ]
     table.to_csv(tmp_path / "summary.tsv", sep="\t", index=False)
