@@ -18,6 +18,7 @@ import humanfriendly
 
 from ramtrain import memory
 from ramtrain.errors import RamTrainError
+from ramtrain.redact import redact
 from ramtrain.schema import complete, load_yaml
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -135,8 +136,8 @@ class Run:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What defines the training: after a change of it the run is trained again."""
-        return {"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads}
+        """What defines the training: after a change of it the run is trained again. Secrets are left out."""
+        return redact({"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads})
 
     def arguments(self, ram: str) -> list[str]:
         """Return the command with every placeholder filled; `ram` is what {ram} stands for."""

@@ -16,7 +16,9 @@ from humanfriendly import format_size
 from ramtrain import caller
 from ramtrain.config import Products
 from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove
+from ramtrain.environment import diff_of
 from ramtrain.errors import RamTrainError
+from ramtrain.git import DIFF
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import Lease
@@ -51,7 +53,8 @@ class Export:
 
 
 def keep_log(run: str, lease: Lease) -> Path:
-    """Bring the trainer's output and the series of the training home; return where the output is then."""
+    """Bring the trainer's output, the series of the training and what is not committed home; return where the output
+    is then."""
     kept = Path(lease.folder) / TRAINER_LOG
     for source in _logs(lease):
         try:
@@ -64,7 +67,8 @@ def keep_log(run: str, lease: Lease) -> Path:
 
 
 def _logs(lease: Lease) -> list[Path]:
-    return [path for path in (Path(lease.folder) / TRAINER_LOG, series_of(lease)) if path.exists()]
+    places = (Path(lease.folder) / TRAINER_LOG, series_of(lease), diff_of(lease))
+    return [path for path in places if path.exists()]
 
 
 def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Export:
@@ -90,6 +94,8 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
             kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
         if not artifacts and (target / "artifacts" / MANIFEST).is_file():
             remove(target / "artifacts")  # of an earlier training
+        if not diff_of(lease).exists():
+            remove(target / DIFF)  # likewise
     except (OSError, RamTrainError) as error:
         raise RamTrainError(
             f"run {run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "

@@ -20,6 +20,7 @@ from ramtrain.environment import describe_machine
 from ramtrain.export import Export
 from ramtrain.meter import DiskCounters, ProcessWrites, disk_counters
 from ramtrain.ramdisk import Lease
+from ramtrain.redact import redact
 from ramtrain.schema import complete, load_yaml
 from ramtrain.staging import Stage
 from ramtrain.supervise import Training
@@ -82,7 +83,7 @@ def compose(
     baseline: Baseline | None = None,
     tbw: float | None = None,
 ) -> dict[str, Any]:
-    """Return the record of a run; the disk's counters are read now, to end its account.
+    """Return the record of a run, without secrets; the disk's counters are read now, to end its account.
 
     Args:
         tbw: what the drive is rated for, in TB, if the config says so.
@@ -108,7 +109,8 @@ def compose(
         baseline = None  # these figures are of the last attempt, and not to be compared with those of a whole run
     without_bytes = baseline.device_bytes if baseline else None
     project = training.project
-    return {
+    python = project.python
+    content = {
         "run": lease.run,
         "status": "done",
         "started": lease.started,
@@ -187,15 +189,25 @@ def compose(
         "progress": training.progress,
         "model": [asdict(file) for file in export.model],
         "artifacts": [asdict(file) for file in export.artifacts],
-        "environment": {**describe_machine(workdir), "python": project.python, "packages": project.packages},
+        "environment": {
+            **describe_machine(workdir),
+            "python": python.version,
+            "interpreter": python.executable,
+        },
         "project": {
             "path": config["project"]["path"],
             "git_commit": project.git_commit,
             "dirty": project.dirty,
+            "diff": project.diff,
             "inputs": project.inputs,
             "inputs_left_out": project.inputs_left_out,
+            "inputs_why": project.inputs_why,
         },
     }
+    record = redact(content)
+    # The names of packages are no names of secrets, whatever they are.
+    record["environment"] |= {"packages": python.packages, "conda": python.conda}
+    return record
 
 
 def _physical(after: DiskCounters, before: DiskCounters) -> list[dict[str, Any]]:
@@ -221,6 +233,7 @@ def _checkpoints(training: Training) -> dict[str, Any]:
         "seen": len(training.saved),
         "size_bytes": statistics.median(saved.size_bytes for saved in training.saved) if training.saved else None,
         "save_s": round(statistics.median(saves_s), 3) if saves_s else None,
+        "durable": [asdict(durable) for durable in training.drained.durable],
     }
 
 

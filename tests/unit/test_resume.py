@@ -23,8 +23,8 @@ from workplace import check_folder
 from ramtrain import durable, shelf
 from ramtrain.checkpoints import find_checkpoints
 from ramtrain.config import Resume, Run, complete_config, load_runs
-from ramtrain.environment import read_inputs
 from ramtrain.fingerprint import Fingerprint, fingerprint
+from ramtrain.inputs import read_inputs
 from ramtrain.ramdisk import Lease, acquire, release
 from ramtrain.resume import Ladder, belongs, prepare
 from ramtrain.salvage import make_durable
