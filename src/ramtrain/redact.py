@@ -67,7 +67,7 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _IN_URL = re.compile(r"(://[^/\s:@'\"]*:)([^@\s/'\"]+)(?=@)|(://)([A-Za-z0-9_-]{20,})(?=@)")
-_IN_QUERY = re.compile(r"([?&])([A-Za-z_][\w.-]*)=([^&\s'\"#]+)")
+_IN_QUERY = re.compile(r"([?&])([A-Za-z_][\w.-]*)=(?!\[secret left out\])([^&\s'\"#]+)")
 _HEADER = re.compile(r"(?i)(authorization\\?[\"']?\s*[:=]\s*\\?[\"']?(?:(?:bearer|basic|token)\s+)?)([^\s\"'\\]+)")
 _QUOTED = re.compile(r"([A-Za-z_][\w.-]*)(\\?[\"']?\]?\s{0,3}[:=]=?\s{0,3}[rbuf]{0,2})(\\?[\"'])((?:(?!\3).)+)(?=\3)")
 # A line of a config file: its value may have spaces. Neither a list, nor what is quoted, nor a block begins here.
@@ -77,7 +77,8 @@ _LINE = re.compile(
 _BARE = re.compile(r"([A-Za-z_][\w.-]*)(\s{0,3}[:=]\s{0,3})(?![\"'\[{])([^\s,;]+)")
 _VARIABLE = re.compile(r"(?<![\w.])([A-Z][A-Z0-9_]*)(=)([^\s\"'`,;&()\[\]]++)(?![(\[])")
 _OPTION = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]*)(\s+)(?!-)([^\s\"'`,;()\[\]]{6,})")
-_ARGUMENT = re.compile(r"([-+~]{0,2}[A-Za-z_][\w.+/-]*)=(.*)", re.DOTALL)
+# One argument that is a command of its own is read as a text: `bash -c "HF_TOKEN=... python train.py"`.
+_ARGUMENT = re.compile(r"(?![A-Z_][A-Z0-9_]*=\S+\s)([-+~]{0,2}[A-Za-z_][\w.+/-]*)=(.*)", re.DOTALL)
 
 
 def is_secret(name: str, value: object) -> bool:
@@ -109,7 +110,8 @@ def _kind(name: str) -> str | None:
     harmless = not _HARMLESS_PARTS.isdisjoint(parts)
     for before, part in zip(["", *parts], parts, strict=False):
         if part in ("token", "tokens", "key", "keys") and before in _OWNERS:
-            return "token" if parts[-1] not in ("id", "ids") else None
+            kind = "secret" if part in ("token", "key") else "token"
+            return kind if parts[-1] not in ("id", "ids") else None
         if part in ("token", "key") and not harmless:
             return "token" if part == "token" or name.isupper() else "key"
     return None
