@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # What of RamTrain's checkout makes a difference to a run.
 _OWN_CODE = ("src", "scripts", "workflow", "Snakefile", "config/trainers")
+_BLOCK = Path("/sys/class/block")
 _NICE = 10
 _CANCELLED_S = 1.0
 _NVIDIA_SMI_S = 10.0
@@ -52,8 +53,10 @@ class ProjectState:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ProjectState:
-        """Return the state that `asdict` made `content` of."""
-        return cls(**{**content, "python": Python(**content["python"])})
+        """Return the state that `asdict` made `content` of, also an older one, which had less."""
+        known = {"diff": None, "inputs_why": "", **content}
+        packages, python = known.pop("packages", {}), known.pop("python")
+        return cls(**known, python=Python(**python) if isinstance(python, dict) else Python(None, python, packages))
 
 
 class Description:
@@ -164,7 +167,7 @@ def disk_model(folder: Path) -> str | None:
     """Return the models of the physical disks that hold `folder`, below partitions, LVM, dm-crypt, md and loop; None
     where they do not tell."""
     device = device_of(folder)
-    places = [Path(f"/sys/class/block/{name}/device/model") for name in (physical_devices(device) if device else [])]
+    places = [_BLOCK / name / "device/model" for name in (physical_devices(device) if device else [])]
     models = [place.read_text(encoding="ascii", errors="replace").strip() for place in places if place.exists()]
     return ", ".join(dict.fromkeys(filter(None, models))) or None
 

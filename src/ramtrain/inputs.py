@@ -300,12 +300,12 @@ def _explain(inputs: Inputs, larger: int, left_out: int, unreadable: int) -> str
     unread = inputs.left_out - len(inputs.larger) + unreadable
     reasons = []
     if left_out > unread:
-        reasons.append(f"hashing may take {HASHING_SHARE:.0%} of the training's time")
+        reasons.append(f"hashing may take {HASHING_SHARE * 100:g} % of the training's time")
     if unread:
         reasons.append(f"{pluralize(unread, 'file')} could not be read")
     most = f"{_MOST_INPUT_FILES:,} of them and {format_size(_MOST_INPUT_BYTES, binary=True)}"
-    more = f" and {pluralize(larger, 'larger one')}" if larger else ""
+    more = f", and {pluralize(larger, 'larger one')}" if larger else ""
     return (
-        f"the {pluralize(len(inputs.files), 'smallest file')}, up to {most},{more} of {total}; "
-        f"{pluralize(left_out, 'file is', 'files are')} left out: {', and '.join(reasons)}"
+        f"of {pluralize(total, 'file')} the {len(inputs.files)} smallest, up to {most}{more}; "
+        f"{pluralize(left_out, 'is', 'are')} left out: {', and '.join(reasons)}"
     )
