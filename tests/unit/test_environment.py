@@ -18,8 +18,8 @@ from ramtrain import environment
 from ramtrain.config import complete_config, load_runs
 from ramtrain.environment import Description, ProjectState, describe_gpus, describe_machine, diff_of, disk_model
 from ramtrain.inputs import read_inputs
-from ramtrain.packages import Python
 from ramtrain.lease import Lease
+from ramtrain.packages import Python
 from ramtrain.ramdisk import acquire, release
 
 

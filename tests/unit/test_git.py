@@ -236,3 +236,15 @@ def test_ramtrains_own_commit_counts_what_it_consists_of(repository: Path, scrat
     assert read_commit(repository, ["sub"], scratch) == Code(head, False)
     assert read_commit(repository, ["sub", "top.py"], scratch) == Code(head, True)
     assert read_commit(repository / "sub", ["."], scratch) == Code(None, None), "installed, in somebody's repository"
+
+
+def test_a_change_in_the_moment_of_the_commit_is_seen(repository: Path, scratch: Path) -> None:
+    """Git compares what is as old as its index: the copy must not be younger (racy-git.adoc)."""
+    file, moment = repository / "sub/train.py", (10**18, 10**18)
+    git(repository, "config", "core.trustctime", "false")
+    os.utime(file, ns=moment)
+    git(repository, "add", "--all")
+    os.utime(repository / ".git/index", ns=moment)
+    file.write_text(file.read_text().replace("1", "7"))
+    os.utime(file, ns=moment)
+    assert state(repository, scratch).dirty is True
