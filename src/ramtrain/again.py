@@ -12,6 +12,7 @@ import yaml
 
 from ramtrain.config import Run
 from ramtrain.durable import write_bytes
+from ramtrain.redact import redact
 from ramtrain.runs import next_id
 
 _COMMENT = """\
@@ -35,25 +36,19 @@ def write_config(run: Run, folder: Path) -> None:
     }
     config["runs"] = [{"run": again, **{name: run.parameters[name] for name in run.listed}}]
     comment = _COMMENT.format(run=run.run, again=again, path=shlex.quote(str(path)), record=folder / "record.json")
-    write_bytes(path, (comment + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode())
+    write_bytes(path, (comment + yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True)).encode())
 
 
 def changes_since(run: Run, record_file: Path) -> str | None:
     """Return what of a training was changed since it has been recorded; None if nothing was, or it was not recorded."""
     try:
         record = json.loads(record_file.read_text(encoding="utf-8"))
-        before, values = record["training"], record["parameters"]
+        before, old = record["training"], record["parameters"]
     except (OSError, ValueError, KeyError):
         return None
-    changed = [
-        _change(name, values.get(name), run.values.get(name))
-        for name in dict.fromkeys([*values, *run.values])
-        if values.get(name) != run.values.get(name)
-    ]
-    now = run.training
-    if now == before:
+    if run.training == before:
         return None
-    return "; ".join(changed or _changes(before, now))
+    return "; ".join(_changes(old, redact(run.values)) or _changes(before, run.training))
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

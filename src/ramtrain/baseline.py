@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ramtrain.redact import redact_arguments
+
 BASELINE = "benchmark_io.json"
 
 
@@ -31,8 +33,9 @@ class Baseline:
     with_ram_device_bytes: int | None
 
     def holds_for(self, project: Path, command: Sequence[str]) -> bool:
-        """Whether it was measured for the same project, an absolute path, and command, with its placeholders."""
-        return (self.project, self.command) == (str(project), list(command))
+        """Whether it was measured for the same project, an absolute path, and command, with its placeholders; a secret
+        in that does not count."""
+        return (self.project, self.command) == (str(project), redact_arguments(command))
 
 
 def read_baseline(path: Path, project: Path, command: Sequence[str]) -> Baseline | None:

@@ -21,6 +21,7 @@ from ramtrain.iobench import Figure, clear_killed
 from ramtrain.ledger import at_work
 from ramtrain.meter import disk_counters, settle
 from ramtrain.ramdisk import MARK, Lease, acquire, ram_root, release
+from ramtrain.redact import redact_arguments
 from ramtrain.series import SERIES
 from ramtrain.shelf import home
 from ramtrain.staging import stage_project
@@ -154,7 +155,7 @@ def baseline_of(run: Run, legs: Sequence[Leg]) -> Baseline:
     return Baseline(
         run=run.run,
         project=str(run.project),
-        command=list(run.command),
+        command=redact_arguments(run.command),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         pairs=len(legs) // 2,
         wall_s=median(DISK, "wall_s"),

@@ -13,12 +13,15 @@ from humanfriendly.text import concatenate, pluralize
 
 from ramtrain.models import ModelFile, compare_models, verdict
 from ramtrain.recorded import Record
+from ramtrain.redact import MARK
 
-_SECRET = "[secret left out]"
 _NUMBER = re.compile(r"[-+]?\.?[0-9]")
 # What of the config says nothing of one run: other runs, the call, or what the record has as it was run.
 _NOT_COMPARED = ("project.path", "project.command", "runs", "sweep", "seeds", "benchmark", "discard")
-_NO_MACHINE = ("ramtrain", "ramtrain_commit", "ramtrain_python", "snakemake", "python", "packages")
+_NO_MACHINE = (
+    *("ramtrain", "ramtrain_commit", "ramtrain_dirty", "ramtrain_python", "snakemake"),
+    *("python", "interpreter", "packages", "conda"),
+)
 _FIGURES = [
     *(f"timings_s.{step}" for step in ("mount", "stage", "train", "export", "unmount", "total")),
     "writes.trainer.logical_bytes",
@@ -99,7 +102,7 @@ def _part(section: str, name: str, a: Any, b: Any, count: bool = False) -> Part:
 
 
 def _has_secret(value: Any) -> bool:
-    return _SECRET in (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return MARK in (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -223,7 +226,7 @@ def _uncommitted(a: Record, b: Record) -> Part:
             if counts[0] == counts[1]:
                 counts[1] = f"{counts[1]}, others"
             changes.append(Change(f"uncommitted changes of {name}", *counts))
-        elif _SECRET in one:
+        elif MARK in one:
             unknown.append(f"uncommitted changes of {name}: a secret was left out and cannot be compared")
     return Part("code", "uncommitted changes", changes, unknown)
 
@@ -274,6 +277,9 @@ def _packages(a: Record, b: Record) -> Iterator[Part]:
         yield _part("packages", name, *(text and {"Python": text} for text in pythons))
     packages = (side.get("environment", "packages") or None for side in (a, b))
     yield _part("packages", "packages", *packages, count=True)
+    conda = [side.get("environment", "conda") for side in (a, b)]
+    if any(conda):
+        yield _part("packages", "conda packages", *conda, count=True)
 
 
 def _machine(a: Record, b: Record) -> Iterator[Part]:

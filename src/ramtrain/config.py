@@ -23,6 +23,7 @@ from ramtrain import memory, runs
 from ramtrain.errors import RamTrainError
 from ramtrain.metrics import MetricSource, choose_sources, read_sources
 from ramtrain.parameters import ParametersFile, read_base
+from ramtrain.redact import MARK, redact
 from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
 
@@ -161,13 +162,13 @@ class Run:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What defines the training: after a change of it the run is trained again."""
+        """What defines the training: after a change of it the run is trained again. Secrets are left out."""
         training = {"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads}
         if self.environment:
             training["environment"] = self.variables(ram="{ram}")
         if self.trainer.parameters:
             training["parameters"] = self.file_parameters()
-        return training
+        return redact(training)
 
     def arguments(self, ram: str) -> list[str]:
         """Return the command with every placeholder filled; `ram` is what {ram} stands for."""
@@ -363,7 +364,17 @@ def complete_config(config: Mapping[str, Any], home: Path, source: str) -> dict[
     Raises:
         RamTrainError: one line for each thing that is wrong.
     """
+    _check_secrets(config, source)
     return complete(config, _schema(home, "config"), source)
+
+
+def _check_secrets(part: Any, source: str, key: str = "") -> None:
+    """Refuse a config made from a record where a secret was left out."""
+    entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else ()
+    for name, value in entries:
+        _check_secrets(value, source, f"{key}.{name}" if key else str(name))
+    if isinstance(part, str) and MARK in part:
+        raise RamTrainError(f"{source}: {key}: a secret was left out here when the run was recorded; put it in again.")
 
 
 def project_of(config: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:

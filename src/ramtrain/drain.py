@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from ramtrain.checkpoints import (
     written_to,
 )
 from ramtrain.config import Products, Run
-from ramtrain.durable import Changed, commit_folder, sweep_all
+from ramtrain.durable import Changed, Kept, commit_folder, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.meter import NO_WRITES, ProcessWrites, thread_writes
@@ -63,6 +64,16 @@ _ALIVE_EVERY_S = 60.0
 # longer than the bound, and the work to be done is the same.
 _NICE = 10
 _DAY_S = 86400.0
+_MOST_DURABLE = 1_000
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """A durable checkpoint that was made: its path in the project, when it was saved (ISO 8601), and its files."""
+
+    checkpoint: str
+    saved: str
+    files: list[Kept]
 
 
 @dataclass
@@ -70,7 +81,8 @@ class Drained:
     """What a drain did: what it wrote, checkpoints brought home, overtaken by newer ones, found to be
     there already under another name, changed while they were copied. In seconds: the bound, None for none; the most
     training that a power cut would have cost at any moment; the longest that the trainer was without a new checkpoint,
-    and that one took from its last change until it was durable."""
+    and that one took from its last change until it was durable. `durable` are those that were brought home, the last
+    1,000 of them, and the best models so far."""
 
     max_loss_s: float | None
     writes: ProcessWrites = NO_WRITES
@@ -81,11 +93,21 @@ class Drained:
     worst_loss_s: float = 0.0
     longest_spacing_s: float = 0.0
     longest_drain_s: float = 0.0
+    durable: list[Hashes] = field(default_factory=list)
+
+    def note(self, checkpoint: Checkpoint, files: list[Kept]) -> None:
+        """Take note of a durable checkpoint."""
+        saved = datetime.fromtimestamp(checkpoint.saved_s, UTC).isoformat(timespec="milliseconds")
+        self.durable = [*self.durable, Hashes(checkpoint.path, saved, files)][-_MOST_DURABLE:]
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Drained:
         """Return the drain's account that `asdict` made `content` of."""
-        return cls(**{**content, "writes": ProcessWrites(**content["writes"])})
+        durable = [
+            Hashes(**{**entry, "files": [Kept(**file) for file in entry["files"]]})
+            for entry in content.get("durable", [])
+        ]
+        return cls(**{**content, "writes": ProcessWrites(**content["writes"]), "durable": durable})
 
 
 @dataclass(frozen=True)
@@ -149,6 +171,7 @@ def bring_home(
     about: Callable[[], dict[str, Any]],
     confirm: Callable[[], None] = lambda: None,
     report: Callable[[int, int], None] = lambda files, size: None,
+    note: Callable[[Checkpoint, list[Kept]], None] = lambda checkpoint, files: None,
 ) -> Path:
     """Make a checkpoint in RAM a durable one, with what it needs and the logs; return its folder.
 
@@ -157,6 +180,7 @@ def bring_home(
     Args:
         about: what the manifest says of it.
         confirm: called when all is copied, before it counts; raises to drop it.
+        note: called with each durable checkpoint that was made, and its files.
 
     Raises:
         Changed: it was written to meanwhile, or is gone.
@@ -194,12 +218,13 @@ def bring_home(
 
         best = _best_models(checkpoint, products, view)
         also = [other.path for other in best if _has_same_content(other, checkpoint, upper)]
-        commit_folder(
+        kept = commit_folder(
             {**sources, **logs}, folder, report, growing=logs.keys(), about=lambda: {**finish(), "also": also}
         )
+    note(checkpoint, kept)
     for other in best:
         if other.path not in also:
-            _bring_best_home(run, other, upper, about(), report)
+            _bring_best_home(run, other, upper, about(), report, note)
     return folder
 
 
@@ -220,7 +245,12 @@ def _has_same_content(best: Checkpoint, checkpoint: Checkpoint, upper: Path) -> 
 
 
 def _bring_best_home(
-    run: str, best: Checkpoint, upper: Path, about: dict[str, Any], report: Callable[[int, int], None]
+    run: str,
+    best: Checkpoint,
+    upper: Path,
+    about: dict[str, Any],
+    report: Callable[[int, int], None],
+    note: Callable[[Checkpoint, list[Kept]], None],
 ) -> None:
     """Make the best model so far durable, unless it is; if it cannot be, the checkpoint need not be tried again."""
     if any((known.checkpoint, known.saved_s) == (best.path, best.saved_s) for known in shelf.best_models(run)):
@@ -228,7 +258,8 @@ def _bring_best_home(
     folder = shelf.shelf(run) / f"best-{shelf.name_of(best.path, best.saved_s)}"
     content = {**about, "checkpoint": best.path, "saved_s": best.saved_s}
     try:
-        commit_folder({f"{shelf.IN_PROJECT}{best.path}": upper / best.path}, folder, report, about=lambda: content)
+        sources = {f"{shelf.IN_PROJECT}{best.path}": upper / best.path}
+        note(best, commit_folder(sources, folder, report, about=lambda: content))
     except Changed as reason:
         log.debug("run %s: dropped: %s", run, reason)
     except (OSError, RamTrainError) as error:
@@ -512,6 +543,7 @@ class Drain:
                 about=lambda: shelf.about(checkpoint.path, checkpoint.saved_s, progress, fingerprint),
                 confirm=lambda: self._confirm(checkpoint),
                 report=lambda *_: self._stop_if_cancelled(),
+                note=self.result.note,
             )
             self._note_age()
             self._dealt_with.add(checkpoint)

@@ -1,168 +1,206 @@
-"""What a training depends on beside its command: the project's files, its Python, the machine."""
+"""What a training depends on beside its command: the project's code, its Python, the machine."""
 
 from __future__ import annotations
 
-import hashlib
+import csv
 import importlib.metadata
-import json
 import logging
 import os
 import platform
-import shutil
-import stat
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psutil
+from humanfriendly.text import pluralize
 
 from ramtrain import __version__
-from ramtrain.config import Run
-from ramtrain.ramdisk import ram_root
-from ramtrain.system import CommandError, mount_of, run_command
-from ramtrain.view import matcher
+from ramtrain.git import DIFF, Code, read_code, read_commit
+from ramtrain.inputs import HashCache, Inputs, LargerInputs
+from ramtrain.lease import Lease
+from ramtrain.meter import device_of, physical_devices
+from ramtrain.packages import Python, python_of
+from ramtrain.system import CommandError, mount_of, run_beside
 
 log = logging.getLogger(__name__)
 
-_MOST_INPUT_FILES = 10_000
-_MOST_INPUT_BYTES = 256 << 20
-_NO_INPUTS = (".git", "__pycache__")
-_PACKAGES = (
-    "import importlib.metadata as m, json;print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
-)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The project's files as they were when the training began.
-
-    `files` has a path and a SHA-256 each; of a large project its smallest files, up to 10,000 of them and 256 MiB;
-    `left_out` counts the others. `digests` has, for each entry of the project's folder, a digest of all below it: of
-    contents, of the targets of links, and of size and mtime of what was left out.
-    """
-
-    files: list[dict[str, str]]
-    left_out: int
-    digests: dict[str, str]
+# What of RamTrain's checkout makes a difference to a run.
+_OWN_CODE = ("src", "scripts", "workflow", "Snakefile", "config/trainers")
+_BLOCK = Path("/sys/class/block")
+_NICE = 10
+_CANCELLED_S = 1.0
+_NVIDIA_SMI_S = 10.0
 
 
 @dataclass(frozen=True)
 class ProjectState:
-    """The project as it was when the training began, and the Python that the command uses, if it is one."""
+    """The project as it was when the training began, and the Python that the command uses, if it is one.
+
+    `diff` is the name of the file that has what is not committed, beside the record; None where there is nothing.
+    """
 
     git_commit: str | None
     dirty: bool | None
+    diff: str | None
     inputs: list[dict[str, str]]
     inputs_left_out: int
-    python: str | None
-    packages: dict[str, str]
+    inputs_why: str
+    python: Python
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ProjectState:
+        """Return the state that `asdict` made `content` of, also an older one, which had less."""
+        known = {"diff": None, "inputs_why": "", **content}
+        packages, python = known.pop("packages", {}), known.pop("python")
+        return cls(**known, python=Python(**python) if isinstance(python, dict) else Python(None, python, packages))
 
 
-def describe_project(run: Run, program: str, inputs: Inputs) -> ProjectState:
-    """Describe the project on the disk; meant to run beside the training, which waits for nothing of it."""
-    project = run.project.resolve()
-    python, packages = _packages(program, project)
-    commit, dirty = _git_state(project)
-    return ProjectState(commit, dirty, inputs.files, inputs.left_out, python, packages)
+class Description:
+    """Describes the project beside the training, in threads of low priority; the training waits for nothing of it.
 
+    What is not committed is written to the RAM disk, from where it comes home with the log. `hashes` are those that
+    earlier runs have left.
+    """
 
-def read_inputs(project: Path) -> Inputs:
-    """Hash the project's files; what Git, Python and RamTrain itself keep there does not count."""
-    own = matcher(own_places(project))
-    found: list[tuple[int, str, os.stat_result]] = []
-    for folder, names, entries in os.walk(project):
-        prefix = os.path.relpath(folder, project)
-        names[:] = [name for name in names if name not in _NO_INPUTS and not own.fullmatch(_join(prefix, name))]
-        for name in (*names, *entries):
-            path = _join(prefix, name)
-            try:
-                status = (project / path).lstat()
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISDIR(status.st_mode):
-                found.append((status.st_size, path, status))
-    found.sort(key=lambda entry: entry[:2])
-    files: list[dict[str, str]] = []
-    signatures: dict[str, list[str]] = {}
-    left_out = total_bytes = 0
-    for size_bytes, path, status in found:
-        total_bytes += size_bytes
-        signature = f"{size_bytes} {status.st_mtime_ns}"
-        is_file = stat.S_ISREG(status.st_mode)
+    def __init__(self, run: str, project: Path, lease: Lease) -> None:
+        self.run, self.project, self.lease = run, project, lease
+        self.hashes = HashCache(Path(lease.workdir))
+        self._code, self._python = Code(None, None), Python()
+        self._larger: LargerInputs | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Description:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Have it end at once: nobody wants to know any more."""
+        self._stop.set()
+        if self._larger:
+            self._larger.cancel()
+        if self._thread:
+            self._thread.join(_CANCELLED_S)
+
+    def start(self, argv: Sequence[str], env: Mapping[str, str], inputs: Callable[[], Inputs]) -> None:
+        """Begin, with the training, unless it has begun before.
+
+        Args:
+            argv: the trainer's command, as it is started with `env` in the project's folder.
+            inputs: waits until the project's files have been read, and returns them.
+        """
+        if self._thread is None:
+            self._larger = LargerInputs(self.project, inputs, self.hashes)
+            self._larger.start()
+            self._thread = threading.Thread(target=self._work, args=(argv, env), name="description", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> ProjectState:
+        """Return what it found, now that the training has ended; each of its steps has a limit of its own."""
+        assert self._thread is not None and self._larger is not None
+        hashed = self._larger.finish()
+        self._thread.join()
+        code = self._code
+        return ProjectState(
+            git_commit=code.commit,
+            dirty=code.dirty,
+            diff=DIFF if code.diff else None,
+            inputs=hashed.files,
+            inputs_left_out=hashed.left_out,
+            inputs_why=hashed.why,
+            python=self._python,
+        )
+
+    def _work(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        # It holds for this thread, and for the programs that it starts.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        target = diff_of(self.lease)
         try:
-            if stat.S_ISLNK(status.st_mode):
-                signature = os.readlink(project / path)
-            elif is_file and len(files) < _MOST_INPUT_FILES and total_bytes <= _MOST_INPUT_BYTES:
-                with (project / path).open("rb") as file:
-                    signature = hashlib.file_digest(file, "sha256").hexdigest()
-                files.append({"path": path, "sha256": signature})
-            else:
-                left_out += is_file
+            target.unlink(missing_ok=True)  # of an earlier attempt
+            with tempfile.TemporaryDirectory(prefix="code-", dir=self.lease.state) as scratch:
+                code = read_code(self.project, Path(scratch), self._stop)
+            if code.diff and not self._stop.is_set():
+                target.write_bytes(code.diff)
+            self._code = code
         except OSError as error:
-            log.warning("input %s could not be read for the record: %s", path, error.strerror)
-            left_out += is_file
-        signatures.setdefault(path.split("/")[0], []).append(f"{path}\0{signature}")
-    digests = {name: _digest(lines) for name, lines in sorted(signatures.items())}
-    return Inputs(sorted(files, key=lambda entry: entry["path"]), left_out, digests)
+            log.warning("run %s: what is not committed is not in the record: %s", self.run, error)
+        if self._code.left_out:
+            count = pluralize(self._code.left_out, "changed file is", "changed files are")
+            log.info("run %s: %s not in %s; it says which, and why", self.run, count, DIFF)
+        self._python = python_of(argv, env, self.project, self._stop)
 
 
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()[:16]
-
-
-def own_places(project: Path) -> list[str]:
-    """Return globs for what RamTrain keeps in a project that is, or holds, Snakemake's working directory."""
-    here = Path.cwd().resolve()
-    if not here.is_relative_to(project):
-        return []
-    prefix = here.relative_to(project)
-    return [str(prefix / name) for name in ("results", ".snakemake", ram_root(here).parent.name)]
-
-
-def _join(prefix: str, name: str) -> str:
-    return name if prefix == "." else f"{prefix}/{name}"
-
-
-def _packages(program: str, project: Path) -> tuple[str | None, dict[str, str]]:
-    found = str(project / program) if "/" in program else shutil.which(program)
-    if not found or not Path(found).name.startswith("python"):
-        return None, {}
-    try:
-        version = run_command(found, "-B", "-c", "import platform; print(platform.python_version())").strip()
-        return version, dict(sorted(json.loads(run_command(found, "-B", "-c", _PACKAGES)).items()))
-    except CommandError as error:
-        log.warning("the packages of %s are not in the record: %s", found, error)
-        return None, {}
-
-
-def _git_state(project: Path) -> tuple[str | None, bool | None]:
-    # Without optional locks `git status` does not refresh the index: the project is not written to.
-    git = ("git", "--no-optional-locks", "-C", str(project))
-    try:
-        commit = run_command(*git, "rev-parse", "HEAD").strip()
-        return commit, bool(run_command(*git, "status", "--porcelain", "--", ".").strip())
-    except CommandError:
-        return None, None  # no git, or no repository
+def diff_of(lease: Lease) -> Path:
+    """Return where what is not committed lies until it comes home."""
+    return Path(lease.folder) / DIFF
 
 
 def describe_machine(folder: Path) -> dict[str, Any]:
-    """Return kernel, CPU, memory, and the disk that holds `folder`."""
+    """Return kernel, CPU, memory, GPUs, RamTrain's own version, and the disk that holds `folder`."""
     holding = mount_of(folder.resolve())
-    model = Path(f"/sys/dev/block/{holding.device}/device/model")
+    own = _own_code()
     return {
         "kernel": platform.release(),
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
+        "gpus": describe_gpus(),
         "disk": {
             "source": holding.source,
             "filesystem": holding.fstype,
-            "model": model.read_text(encoding="ascii").strip() if model.exists() else None,
+            "model": disk_model(folder),
         },
         "ramtrain": __version__,
+        "ramtrain_commit": own.commit,
+        "ramtrain_dirty": own.dirty,
         "snakemake": importlib.metadata.version("snakemake"),
         "ramtrain_python": platform.python_version(),
     }
+
+
+def disk_model(folder: Path) -> str | None:
+    """Return the models of the physical disks that hold `folder`, below partitions, LVM, dm-crypt, md and loop; None
+    where they do not tell."""
+    device = device_of(folder)
+    places = [_BLOCK / name / "device/model" for name in (physical_devices(device) if device else [])]
+    models = [place.read_text(encoding="ascii", errors="replace").strip() for place in places if place.exists()]
+    return ", ".join(dict.fromkeys(filter(None, models))) or None
+
+
+def describe_gpus() -> list[dict[str, Any]]:
+    """Return name, driver, memory and UUID of each GPU that `nvidia-smi` shows; nothing where it is missing or fails.
+
+    What a GPU does not tell, such as `[N/A]` of memory that is the machine's, is None.
+    """
+    fields = ("name", "driver_version", "memory.total", "uuid")
+    query = ("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+    try:
+        answer = run_beside(*query, env=os.environ, stop=threading.Event(), timeout_s=_NVIDIA_SMI_S).decode()
+    except CommandError as error:
+        log.debug("no GPU is described: %s", error)
+        return []
+    found = []
+    for row in csv.reader(answer.splitlines(), skipinitialspace=True):
+        if len(row) == len(fields):
+            name, driver, memory_mib, uuid = (None if value.startswith("[") else value.strip() for value in row)
+            memory_bytes = int(memory_mib) << 20 if memory_mib and memory_mib.isdigit() else None
+            found.append({"name": name, "driver": driver, "memory_bytes": memory_bytes, "uuid": uuid})
+    return found
+
+
+def _own_code() -> Code:
+    """Return the commit of RamTrain's checkout, and whether it has changes; nothing where it was installed."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="ramtrain-") as scratch:
+            return read_commit(Path(__file__).resolve().parents[2], _OWN_CODE, Path(scratch))
+    except (CommandError, OSError) as error:
+        log.debug("RamTrain's commit is not known: %s", error)
+        return Code(None, None)
 
 
 def _cpu() -> str:

@@ -17,7 +17,9 @@ from ramtrain import caller
 from ramtrain.clock import stamp
 from ramtrain.config import Products
 from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove
+from ramtrain.environment import diff_of
 from ramtrain.errors import RamTrainError
+from ramtrain.git import DIFF
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.metrics import Metric, read_metrics
 from ramtrain.progress import CopyProgress
@@ -60,7 +62,8 @@ class Export:
 
 
 def keep_log(run: str, lease: Lease) -> Path:
-    """Bring the trainer's output and the series of the training home; return where the output is then."""
+    """Bring the trainer's output, the series of the training and what is not committed home; return where the output
+    is then."""
     kept = Path(lease.folder) / TRAINER_LOG
     for source in _logs(lease):
         try:
@@ -73,7 +76,8 @@ def keep_log(run: str, lease: Lease) -> Path:
 
 
 def _logs(lease: Lease) -> list[Path]:
-    return [path for path in (Path(lease.folder) / TRAINER_LOG, series_of(lease)) if path.exists()]
+    places = (Path(lease.folder) / TRAINER_LOG, series_of(lease), diff_of(lease))
+    return [path for path in places if path.exists()]
 
 
 def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Export:
@@ -99,6 +103,8 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
             kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
         if not artifacts and (target / "artifacts" / MANIFEST).is_file():
             remove(target / "artifacts")  # of an earlier training
+        if not diff_of(lease).exists():
+            remove(target / DIFF)  # likewise
     except (OSError, RamTrainError) as error:
         raise RamTrainError(
             f"run {run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ramtrain.clock import stamp
 from ramtrain.durable import make_folders, write_json
+from ramtrain.redact import redact_text
 from ramtrain.shelf import home
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def note_failure(run: str, step: str, error: BaseException) -> None:
     """Keep why a step of a run failed. A disk that does not take the note changes nothing: the log has it as well."""
     text = str(getattr(error, "reason", error)) or type(error).__name__
     reason = " ".join(text.splitlines()[0].split()).removeprefix(f"run {run}: ")
-    failure = Failure(step, stamp(), reason)
+    failure = Failure(step, stamp(), redact_text(reason))
     try:
         make_folders(home(run))
         write_json(_path(run), asdict(failure))

@@ -23,6 +23,7 @@ from ramtrain.export import Export
 from ramtrain.meter import DiskCounters, ProcessWrites, disk_counters
 from ramtrain.metrics import Metric
 from ramtrain.ramdisk import Lease
+from ramtrain.redact import redact
 from ramtrain.schema import complete, load_yaml
 from ramtrain.staging import Stage
 from ramtrain.supervise import Training
@@ -88,7 +89,7 @@ def compose(
     baseline: Baseline | None = None,
     tbw: float | None = None,
 ) -> dict[str, Any]:
-    """Return the record of a run; the disk's counters are read now, to end its account.
+    """Return the record of a run, without secrets; the disk's counters are read now, to end its account.
 
     Args:
         unmount: when the unmounting `started` and `ended`.
@@ -116,7 +117,8 @@ def compose(
         baseline = None  # these figures are of the last attempt, and not to be compared with those of a whole run
     without_bytes = baseline.device_bytes if baseline else None
     project = training.project
-    return {
+    python = project.python
+    content = {
         "run": lease.run,
         "status": "done",
         "started": lease.started,
@@ -200,15 +202,25 @@ def compose(
         "metrics": {name: asdict(metric) for name, metric in steps.metrics.items()},
         "model": [asdict(file) for file in export.model],
         "artifacts": [asdict(file) for file in export.artifacts],
-        "environment": {**describe_machine(workdir), "python": project.python, "packages": project.packages},
+        "environment": {
+            **describe_machine(workdir),
+            "python": python.version,
+            "interpreter": python.executable,
+        },
         "project": {
             "path": run.config["project"]["path"],
             "git_commit": project.git_commit,
             "dirty": project.dirty,
+            "diff": project.diff,
             "inputs": project.inputs,
             "inputs_left_out": project.inputs_left_out,
+            "inputs_why": project.inputs_why,
         },
     }
+    record = redact(content)
+    # The names of packages are no names of secrets, whatever they are.
+    record["environment"] |= {"packages": python.packages, "conda": python.conda}
+    return record
 
 
 def _times(steps: Steps, unmount: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -248,6 +260,7 @@ def _checkpoints(training: Training) -> dict[str, Any]:
         "seen": len(training.saved),
         "size_bytes": statistics.median(saved.size_bytes for saved in training.saved) if training.saved else None,
         "save_s": round(statistics.median(saves_s), 3) if saves_s else None,
+        "durable": [asdict(durable) for durable in training.drained.durable],
     }
 
 

@@ -16,6 +16,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.failure import forget_failure, note_failure
 from ramtrain.lease import ram_root
 from ramtrain.ledger import at_work
+from ramtrain.redact import redact_text
 from ramtrain.sizing import plan_for, read_records, sized
 
 log = logging.getLogger(__name__)
@@ -103,15 +104,22 @@ def workflow_home(snakemake: Any) -> Path:
     return Path(snakemake.scriptdir).parent
 
 
+class _Formatter(logging.Formatter):
+    """A message may quote a command, or what a trainer said: secrets are left out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record), code=True)
+
+
 def log_to(path: Path) -> None:
-    """Send messages to the terminal as they are, and to `path` with time and level, those of progress left out.
+    """Send messages to the terminal, and to `path` with time and level, those of progress left out; without secrets.
 
     A training says every few seconds where it is; on the disk that would be what a RAM disk is there to spare.
     """
     terminal = logging.StreamHandler()
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a live line may stand there
-    terminal.setFormatter(logging.Formatter(f"{clear}%(message)s"))
+    terminal.setFormatter(_Formatter(f"{clear}%(message)s"))
     file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     file.addFilter(lambda record: record.name != progress.log.name)
     logging.basicConfig(level=logging.INFO, handlers=[terminal, file])

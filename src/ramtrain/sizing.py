@@ -19,9 +19,10 @@ from humanfriendly import format_size
 from ramtrain import caller
 from ramtrain.admission import Line, room_bytes
 from ramtrain.config import Run, project_of
-from ramtrain.environment import own_places
 from ramtrain.errors import RamTrainError
+from ramtrain.inputs import own_places
 from ramtrain.lease import MARK, SHM, Lease, is_full, ram_root, used_bytes
+from ramtrain.redact import redact_arguments
 from ramtrain.shelf import RESULTS, durable_checkpoints, shelf
 from ramtrain.tree import scan
 from ramtrain.view import View, matcher
@@ -267,9 +268,11 @@ def _changed_s(path: Path) -> float:
 def _of_the_same(run: Run, past: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the records of the same project and command, whatever the values in it, by their runs."""
     found = {}
+    mine = redact_arguments(run.command)  # a record has no secrets
     for record in past:
         try:
-            same = project_of(record["config"]) == (run.project, run.command)
+            folder, command = project_of(record["config"])
+            same = (folder, redact_arguments(command)) == (run.project, mine)
             if same and _written_bytes(record) and _model_bytes(record) and "size_bytes" in record["checkpoints"]:
                 found[record["run"]] = record
         except (KeyError, TypeError, RamTrainError):

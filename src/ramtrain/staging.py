@@ -20,9 +20,9 @@ from typing import Any
 from ramtrain.clock import stamp
 from ramtrain.config import Products, Run
 from ramtrain.durable import write_json
-from ramtrain.environment import own_places
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
+from ramtrain.inputs import own_places
 from ramtrain.namespace import ENTER, Overlay
 from ramtrain.ramdisk import Lease, remove_tree
 from ramtrain.sighting import SIGHTING

@@ -26,11 +26,12 @@ from ramtrain.config import Run
 from ramtrain.devices import Given, given
 from ramtrain.drain import Drain, Drained, Saved
 from ramtrain.durable import remove
-from ramtrain.environment import ProjectState, describe_project, read_inputs
+from ramtrain.environment import Description, ProjectState
 from ramtrain.errors import RamTrainError
 from ramtrain.export import keep_log
 from ramtrain.fingerprint import Fingerprint, fingerprint
 from ramtrain.guard import Guard, Guarded
+from ramtrain.inputs import read_inputs
 from ramtrain.keeper import ABANDONED_GRACE_S, Ending, Order, Stop, kill_descendants
 from ramtrain.lease import Lease, is_full, used_bytes
 from ramtrain.meter import NO_WRITES, DiskCounters, ProcessWrites, disk_counters, own_writes, writes_of
@@ -38,6 +39,7 @@ from ramtrain.namespace import ENTER
 from ramtrain.parameters import make_file
 from ramtrain.progress import TrainingProgress
 from ramtrain.ramdisk import enlarge, only_one, temporary_folder
+from ramtrain.redact import redact_arguments, redact_text
 from ramtrain.resume import Ladder, Resumed, prepare
 from ramtrain.series import Sample, Series, series_of
 from ramtrain.shelf import TRAINER_LOG, durable_checkpoints, export_file
@@ -116,7 +118,7 @@ class Training:
             "saved": [Saved(**entry) for entry in content["saved"]],
             "before": DiskCounters(**content["before"]),
             "resumed": content["resumed"] and Resumed(**content["resumed"]),
-            "project": ProjectState(**content["project"]),
+            "project": ProjectState.from_dict(content["project"]),
             "fingerprint": Fingerprint(**content["fingerprint"]),
         }
         return cls(**{**content, **parts})
@@ -147,10 +149,14 @@ def train(run: Run, lease: Lease, stage: Stage) -> Training:
 
 
 def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
-    with _signals() as signals, ThreadPoolExecutor(1) as background:
+    with (
+        _signals() as signals,
+        ThreadPoolExecutor(1) as background,
+        Description(run.run, run.project.resolve(), lease) as description,
+    ):
         lease = enlarge(run, lease)
         own_before, trainers = own_writes(), NO_WRITES
-        inputs = background.submit(read_inputs, run.project.resolve())
+        inputs = background.submit(read_inputs, run.project.resolve(), description.hashes)
 
         def mine() -> Fingerprint:
             return fingerprint(run, inputs.result())
@@ -174,7 +180,7 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
             Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)
             noted = background.submit(lambda at: Begun(mine(), run.products).write(at), lease)
             log.info("run %s: training; its output: tail -f %s", run.run, order.log)
-            project = background.submit(lambda argv: describe_project(run, argv[0], inputs.result()), order.argv)
+            description.start(order.argv, order.env, inputs.result)
             watch = _Watch(run, lease, stage, order, signals, mine, devices.locks)
             ending = watch.until_end()
             lease = watch.lease
@@ -192,6 +198,7 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
                 reason=f"{ended}: {tail.splitlines()[-1].strip()}",
             )
         Begun(mine(), run.products, finished=True).write(lease)
+        project = description.finish()
     assert ending is not None  # else there was trouble
     watch.warn_of_strays()
     own = own_writes().since(own_before).since(trainers).since(watch.drain.result.writes)
@@ -199,7 +206,7 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
     if ending.left_behind:
         log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
     return Training(
-        command=order.argv,
+        command=redact_arguments(order.argv),
         train_s=watch.train_s,
         writes=ending.writes,
         peak_bytes=watch.peak_bytes,
@@ -212,7 +219,7 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
         own=own,
         before=watch.before,
         resumed=ladder.resumed,
-        project=project.result(),
+        project=project,
         fingerprint=mine(),
         devices=[device.uuid for device in devices.devices],
         started=stamp(watch.started_s),
@@ -595,4 +602,4 @@ def _tail(path: Path) -> str:
     if not path.exists() or path.stat().st_size == 0:
         return "  (it is empty)"
     lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-    return "\n".join(f"  {line}" for line in lines)
+    return redact_text("\n".join(f"  {line}" for line in lines))

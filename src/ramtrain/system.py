@@ -6,13 +6,16 @@ import ctypes
 import fcntl
 import logging
 import os
+import select
 import shlex
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from ramtrain.errors import RamTrainError
 
@@ -31,6 +34,9 @@ MS_BIND = 0x1000
 # linux/stat.h, struct statx
 STATX_BTIME = 0x800
 _STATX_BYTES, _STATX_BTIME_OFFSET = 256, 80
+
+# How soon a command is killed that is not wanted any more.
+_LOOK_S = 0.2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,6 +64,56 @@ def run_command(*argv: str, timeout_s: float | None = None) -> str:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         raise CommandError(f"{shlex.join(argv)}: {said}")
     return done.stdout
+
+
+def run_beside(
+    *argv: str,
+    env: Mapping[str, str],
+    stop: Event,
+    timeout_s: float,
+    cwd: Path | None = None,
+    given: bytes = b"",
+    most_bytes: int = 16 << 20,
+) -> bytes:
+    """Run a command of which nothing else waits, and return what it printed.
+
+    Args:
+        stop: once it is set, the command is killed.
+        given: what it reads from its standard input.
+        most_bytes: a longer answer is an error.
+
+    Raises:
+        CommandError: it is missing, ended with another status than 0, took too long, said too much, or was stopped.
+    """
+    with open(os.memfd_create("given"), "w+b") as given_file, open(os.memfd_create("said"), "w+b") as said:
+        given_file.write(given)
+        given_file.seek(0)
+        try:
+            process = subprocess.Popen(
+                argv, env=env, cwd=cwd, stdin=given_file, stdout=subprocess.PIPE, stderr=said, bufsize=0
+            )
+        except OSError as error:
+            raise CommandError(f"{argv[0]}: {error.strerror}") from error
+        trouble, answer, deadline = None, bytearray(), time.monotonic() + timeout_s
+        assert process.stdout is not None
+        with process:
+            while not trouble:
+                ready, _, _ = select.select([process.stdout], [], [], _LOOK_S)
+                if ready and not (part := process.stdout.read(1 << 16)):
+                    break
+                answer += part if ready else b""
+                if stop.is_set() or time.monotonic() > deadline:
+                    trouble = "it was stopped" if stop.is_set() else f"it took more than {timeout_s:g} s"
+                elif len(answer) > most_bytes:
+                    trouble = f"it said more than {most_bytes} bytes"
+            if trouble:
+                process.kill()
+        if trouble is None and process.returncode != 0:
+            said.seek(0)
+            trouble = " ".join(said.read().decode(errors="replace").split()) or f"exit status {process.returncode}"
+    if trouble:
+        raise CommandError(f"{shlex.join(argv[:1])}: {trouble}")
+    return bytes(answer)
 
 
 def _check(result: int, what: str) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from conftest import REPO, Ended, small_config
 from workplace import Workplace
 
 from ramtrain.ramdisk import SHM
+from ramtrain.redact import MARK
 from ramtrain.schema import complete, load_yaml
 
 Snakemake = Callable[..., Ended]
@@ -204,3 +209,66 @@ def test_while_a_run_waits_for_another_snakemake_takes_nothing_from_the_trainer(
     time.sleep(3)
     used_s = sum(workplace.snakemake.cpu_times()[:2]) - before_s
     assert used_s <= 0.1, f"Snakemake used {used_s} s of CPU in 3 s"
+
+
+def git(project: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "-C", str(project), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_a_record_says_what_was_trained_on_what_and_no_secret_is_written_anywhere(
+    snakemake: Snakemake, workdir: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argument, variable, written = "Zq81-argument-Xy", "Zq82-variable-Xy", "Zq83-written-Xy"
+    monkeypatch.setenv("HF_TOKEN", variable)
+    git(project, "init", "--quiet")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "-m", "first")
+    trainer = (project / "train.py").read_text()
+    (project / "train.py").write_text(
+        trainer.replace(
+            "arguments = parser",
+            "parser.add_argument('--hf-token')\n"
+            "assert os.environ['HF_TOKEN'].startswith('Zq82')\n"
+            f"api_key = '{written}'\n"
+            "arguments = parser",
+        )
+    )
+    config = small_config(project)
+    config["project"]["command"] += ["--hf-token", argument, "--steps", "3"]
+    before = manifest(project)
+
+    ended = snakemake(config, "train")
+
+    assert ended.status == 0, ended.output
+    assert manifest(project) == before, "nothing of the project is written to, not even its Git index"
+    (workdir / "my.yaml").unlink()
+    for path in workdir.rglob("*"):
+        if path.is_file():
+            for secret in (argument, variable, written):
+                assert secret.encode() not in path.read_bytes(), f"{secret} is in {path}"
+                assert base64.b64encode(secret.encode())[:-4] not in path.read_bytes(), f"{secret} is in {path}"
+    assert not any(secret in ended.output for secret in (argument, variable, written))
+
+    (home,) = (workdir / "results").glob("my*")
+    found = record(workdir, home.name)
+    assert found["command"][-4:] == ["--hf-token", MARK, "--steps", "3"]
+    command = config["project"]["command"]
+    assert found["config"]["project"]["command"] == [*command[:-4], "--hf-token", MARK, "--steps", "3"]
+    assert found["project"]["dirty"] is True
+    assert found["project"]["diff"] == "project.diff"
+    assert found["project"]["inputs_why"] == "all of the project's files, 2"
+    assert [entry["path"] for entry in found["project"]["inputs"]] == ["data/words.txt", "train.py"]
+    assert f"+api_key = '{MARK}'" in (home / "project.diff").read_text()
+    assert found["environment"]["python"] == platform.python_version()
+    assert found["environment"]["interpreter"] == sys.executable
+    assert found["environment"]["packages"]["psutil"] == psutil.__version__
+    assert len(found["environment"]["ramtrain_commit"]) == 40
+
+    command[-3] = "renewed"
+    assert "Nothing to be done" in snakemake(config, "train").output, "a token that was renewed trains nothing again"
+    git(project, "commit", "--quiet", "--all", "-m", "second")
+    again = snakemake(config, "train", "--forcerun", "train_run")
+    assert again.status == 0, again.output
+    assert record(workdir, home.name)["project"]["diff"] is None
+    assert not (home / "project.diff").exists(), "that of an earlier training is gone"

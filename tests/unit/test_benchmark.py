@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def test_a_baseline_holds_for_the_same_command_with_other_values_alone(run: Run,
 
     assert other(**{"train.seed": 7}) == baseline
     assert other(**{"project.command": "python train.py"}) is None
+
+    secret = baseline_of(replace(run, command=("python", "train.py", "--hf-token", "Zq81")), LEGS)
+    assert "Zq81" not in str(secret)
+    assert secret.holds_for(run.project, ["python", "train.py", "--hf-token", "Zq82"])
 
 
 def test_benchmark_io_compares_a_run_leaves_nothing_and_its_baseline_stands_in_the_record(

@@ -124,6 +124,7 @@ def test_a_record_is_the_same_as_itself(full: dict[str, Any]) -> None:
         ("environment.python", "3.99.0", "packages", "changed: Python: {python} -> 3.99.0", "Python"),
         ("environment.packages.numpy", "9.9", "packages", "changed: numpy: {numpy} -> 9.9", "packages"),
         ("environment.packages.new", "1.0", "packages", "only in B: new 1.0", "packages"),
+        ("environment.conda.cudnn", "9.1 h0", "packages", "only in B: cudnn 9.1 h0", "conda packages"),
         ("environment.kernel", "9.9.9", "machine", "kernel: {kernel} -> 9.9.9", "machine"),
         ("environment.memory_bytes", 64 << 30, "machine", "memory_bytes: {memory} -> 64 GiB", "machine"),
         ("environment.disk.model", "SSD", "machine", "disk.model: {disk} -> SSD", "machine"),

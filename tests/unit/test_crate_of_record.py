@@ -48,7 +48,7 @@ def test_every_step_is_an_action_with_its_times_inputs_outputs_and_figures(tmp_p
         assert (action["startTime"], action["endTime"]) == (times["started"], times["ended"])
         assert referred(control["object"]) == {f"#{step}"}
         assert f"#usage/timings_s.{step}" in referred(action["resourceUsage"])
-    assert referred(found["#train"]["object"]) == {"#project"}
+    assert referred(found["#train"]["object"]) == {"#project", "#value/seed"}
     products = {"model/best_model.pth", "artifacts/log.txt", "train.log"}
     assert referred(found["#train"]["result"]) == referred(found["#export"]["result"]) == products
     assert referred(found["#run"]["result"]) == {*products, RECORD}

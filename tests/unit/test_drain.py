@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from ramtrain import drain as drains
 from ramtrain import durable, shelf
 from ramtrain.checkpoints import Checkpoint, find_checkpoints
 from ramtrain.config import Run, complete_config, load_runs
-from ramtrain.drain import Drain, Schedule, bring_home, find_twin
+from ramtrain.drain import Drain, Drained, Schedule, bring_home, find_twin
 from ramtrain.durable import Kept, read_manifest
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.meter import ProcessWrites
@@ -706,6 +707,22 @@ def test_older_ones_go_only_when_the_newer_one_is_there(
         there = [names for names in seen if f"ck_{number}.pth" in names and f"ck_{number + 1}.pth" not in names]
         assert all(set(newest[max(0, number - kept) : number]) <= set(names) for names in there)
     assert max(map(len, seen)) == kept + 1, "the newer one was there before the older one went"
+
+
+def test_what_was_made_durable_is_noted_with_its_hashes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drains, "_MOST_DURABLE", 2)
+    with at_work(place.drain(keep=3)) as drain:
+        for number in (1, 2, 3):
+            place.write(f"out/ck_{number}.pth", zipped(number))
+            wait_until(lambda number=number: drain.result.checkpoints == number)
+    assert [entry.checkpoint for entry in drain.result.durable] == ["out/ck_2.pth", "out/ck_3.pth"]
+    for entry, kept in zip(drain.result.durable, reversed(place.on_disk[:2]), strict=True):
+        assert entry.files == kept.files
+        assert datetime.fromisoformat(entry.saved).timestamp() == pytest.approx(kept.saved_s, abs=0.001)
+    content = json.loads(json.dumps(asdict(drain.result)))
+    assert Drained.from_dict(content) == drain.result
+    del content["durable"]
+    assert Drained.from_dict(content).durable == [], "of an older version"
 
 
 def test_only_those_of_the_same_training_are_counted(place: Place) -> None:

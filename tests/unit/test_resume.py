@@ -23,8 +23,8 @@ from workplace import check_folder
 from ramtrain import durable, shelf
 from ramtrain.checkpoints import find_checkpoints
 from ramtrain.config import Resume, Run, complete_config, load_runs
-from ramtrain.environment import read_inputs
 from ramtrain.fingerprint import Fingerprint, fingerprint
+from ramtrain.inputs import read_inputs
 from ramtrain.ramdisk import Lease, acquire, release
 from ramtrain.resume import Ladder, belongs, prepare
 from ramtrain.salvage import make_durable
@@ -614,6 +614,19 @@ def test_what_makes_it_another_training(
     assert belongs(replace(after_run, resume="same"), after, before) == (not named)
     assert belongs(replace(after_run, resume="always"), after, before)
     assert not belongs(replace(after_run, resume="never"), after, before)
+
+
+def test_a_secret_defines_no_training_and_stands_in_no_manifest(project: Path, workdir: Path) -> None:
+    run = a_run(project)
+    first = replace(run, command=(*run.command, "--hf-token", "Zq81"))
+    renewed = replace(run, command=(*run.command, "--hf-token", "Zq82"))
+    before, after = fingerprint(first, None), fingerprint(renewed, None)
+    assert "Zq8" not in str(before.training) + str(after.training)
+    assert after.changes(before) == []
+    assert fingerprint(run, None).changes(before) == ["command"]
+    old = Fingerprint({**before.training, "command": first.arguments(ram="{ram}")}, None)
+    assert after.changes(old) == [], "of a version that left secrets in"
+    assert after.changes(replace(old, training={**old.training, "command": ["other"]})) == ["command"]
 
 
 def test_files_that_are_not_known_to_be_inputs_do_not_count(project: Path, workdir: Path) -> None:

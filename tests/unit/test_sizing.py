@@ -15,6 +15,7 @@ from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.durable import write_json
 from ramtrain.memory import Bound
 from ramtrain.ramdisk import acquire, release
+from ramtrain.redact import redact
 from ramtrain.sizing import Plan, plan_for, read_records, sized
 
 MIB = 1 << 20
@@ -92,6 +93,14 @@ def test_the_most_that_earlier_runs_held_and_a_margin(project: Path, workdir: Pa
     found = plan(a_run(project))
     assert told(found) == [(4 * GIB, "what it writes", "the most that run b held"), (GIB, "margin", "")]
     assert (found.size_bytes, found.least_bytes) == (5 * GIB, 4 * GIB)
+
+
+def test_a_record_tells_although_its_secrets_are_left_out(project: Path, workdir: Path) -> None:
+    command = "python train.py --hf-token Zq81"
+    config = redact({"project": {**small_config(project)["project"], "command": command}})
+    assert "Zq81" not in str(config)
+    write_record("a", project, 4 * GIB, config=config)
+    assert plan(a_run(project, **{"project.command": command.replace("1", "2")})).least_bytes == 4 * GIB
 
 
 def test_small_runs_have_a_margin_for_what_was_not_seen(project: Path, workdir: Path) -> None:

@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 
 from ramtrain import admission, caller, config as settings, devices, ramdisk, sizing, status, summary
 from ramtrain.errors import RamTrainError
+from ramtrain.redact import redact_text
 from ramtrain.schema import load_yaml
 from ramtrain.tracker import check_tracker
 
@@ -66,7 +67,7 @@ try:
         RUNS = load_runs()
         BENCHMARK_RUN = settings.benchmark_run(config, RUNS)
 except RamTrainError as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(redact_text(str(error), code=True)) from None
 
 # Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
 sys.executable = shlex.quote(sys.executable)
