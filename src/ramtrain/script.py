@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +30,19 @@ def script(snakemake: Any) -> Iterator[Run]:
     A `RamTrainError`, or what the system says of a file, ends the script with its text and status 1. Anything else is
     a defect and shows its traceback.
     """
-    with messages(snakemake, f"run {snakemake.wildcards.run}", "train", "What is in RAM stays there. "):
+    run = snakemake.wildcards.run
+    comfort = "What is in RAM stays there. "
+    with messages(snakemake, f"run {run}", "train", comfort, partial(note_failure, run, snakemake.rule)):
         runs = load_runs(snakemake.config, workflow_home(snakemake))
-        if snakemake.wildcards.run not in runs:
+        if run not in runs:
             raise RamTrainError(
-                f"run {snakemake.wildcards.run}: is no longer in the runs table. Its RAM disk stays; put the row back, "
+                f"run {run}: is no longer in the runs table. Its RAM disk stays; put the row back, "
                 f"or bring home what is there: {caller.command('unmount')}"
             )
-        with _noted(snakemake.wildcards.run, snakemake.rule):
-            run = _sized(runs[snakemake.wildcards.run], snakemake)
-            state = ram_root(Path.cwd()) / run.run
-            with at_work(state) if state.is_dir() else nullcontext():
-                yield run
-
-
-@contextmanager
-def _noted(run: str, step: str) -> Iterator[None]:
-    """Keep why a step of a run failed; what is known of an earlier attempt goes."""
-    forget_failure(run)
-    try:
-        yield
-    except KeyboardInterrupt:
-        note_failure(run, step, KeyboardInterrupt("it was interrupted"))
-        raise
-    except Exception as error:
-        note_failure(run, step, error)
-        raise
+        forget_failure(run)
+        state = ram_root(Path.cwd()) / run
+        with at_work(state) if state.is_dir() else nullcontext():
+            yield _sized(runs[run], snakemake)
 
 
 @contextmanager
@@ -77,26 +65,39 @@ def _sized(run: Run, snakemake: Any) -> Run:
 
 
 @contextmanager
-def messages(snakemake: Any, what: str, target: str, comfort: str = "") -> Iterator[None]:
+def messages(
+    snakemake: Any,
+    what: str,
+    target: str,
+    comfort: str = "",
+    note: Callable[[BaseException], None] = lambda error: None,
+) -> Iterator[None]:
     """Have a script say in one message what is wrong, and end with status 1; it needs no settings.
 
     Args:
         what: whose message it is.
         target: what is typed to run it again.
         comfort: what is not lost.
+        note: keeps what was wrong, once it is said.
     """
     log_to(Path(snakemake.log[0]))
     try:
         yield
     except RamTrainError as error:
         log.error("%s", error)
+        note(error)
         sys.exit(1)
     except OSError as error:
         log.error("%s: %s. %sWhen the cause is mended, type `%s`.", what, error, comfort, caller.command(target))
+        note(error)
         sys.exit(1)
     except KeyboardInterrupt:
         log.error("%s: interrupted. To go on, type `%s`.", what, caller.command(target))
+        note(KeyboardInterrupt("it was interrupted"))
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        note(error)
+        raise
 
 
 def workflow_home(snakemake: Any) -> Path:

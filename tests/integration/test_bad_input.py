@@ -112,7 +112,7 @@ def test_each_bad_end_of_a_trainer_has_its_message(snakemake: Snakemake, workdir
     for name, text in (("no interpreter", "#!/no/such/interpreter\n"), ("no program", "neither binary nor script\n")):
         (project / name).write_text(text)
         (project / name).chmod(0o755)
-    rows = ["\t".join((run, program, argument)) for run, program, argument, _ in BAD_ENDS]
+    rows = ["\t".join((run, program, argument or '""')) for run, program, argument, _ in BAD_ENDS]
     (workdir / "runs.tsv").write_text("\n".join(("run\tprogram\targument", *rows)))
     config = small_config(project, runs="runs.tsv", **{"project.command": ["{program}", "-c", "{argument}"]})
     before = content(project)
