@@ -121,7 +121,8 @@ def test_each_bad_end_of_a_trainer_has_its_message(snakemake: Snakemake, workdir
 
     says(ended)
     for run, _, _, expected in BAD_ENDS:
-        (line,) = (line for line in ended.lines(f"run {run}: ") if expected in line)
+        line, summed_up = (line for line in ended.lines(f"run {run}: ") if expected in line)
+        assert summed_up.startswith(f"run {run}: failed: ")
         assert f"/{run}" in line, "it says where things are now"
         assert not (workdir / "results" / run / "model").exists()
         assert list(SHM.glob(f"ramtrain-*/*/{run}")), "what it wrote is kept"

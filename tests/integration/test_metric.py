@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from conftest import REPO, Ended, small_config
 from workplace import Workplace, expected_losses, resuming_config
 
+from ramtrain.record import Steps
 from ramtrain.schema import complete, load_yaml
 
 Snakemake = Callable[..., Ended]
@@ -51,6 +53,21 @@ def test_metrics_are_in_the_record_and_in_the_table(snakemake: Snakemake, workdi
     log = (workdir / "results/first/logs/export_model.log").read_text()
     assert "WARNING run first: metric missing (project.metrics.missing): the training wrote no file that" in log
     complete(record, load_yaml(REPO / "workflow/schemas/record.schema.yaml"), "record.json")
+    with (workdir / "results/summary.tsv").open() as table:
+        rows = list(csv.DictReader(table, delimiter="\t"))
+    assert [(row["run"], row["metrics.zeta.best"], row["metrics.accuracy.final"]) for row in rows] == [
+        ("second", "2.25", "0.25"),
+        ("first", "1.25", "0.3333333333333333"),
+    ]
+    assert [row["metrics.missing.final"] for row in rows] == ["", ""]
+    assert ">first<" in (workdir / "results/ranking.svg").read_text()
+    config["project"]["metrics"] = {"other": {"log": "(.)"}}
+    assert "Nothing to be done" in snakemake(config, "train").output, "other metrics train nothing again"
+    export = workdir / "results/first/export.json"
+    export.write_text(
+        json.dumps({key: part for key, part in json.loads(export.read_text()).items() if key != "metrics"})
+    )
+    assert Steps.read(export).metrics == {}, "as an older version wrote it"
 
 
 def test_a_changed_training_has_none_of_the_earlier_one(workplace: Workplace, resuming: Path) -> None:
