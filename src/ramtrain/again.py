@@ -14,6 +14,7 @@ from ramtrain.config import Run
 from ramtrain.durable import write_bytes
 from ramtrain.redact import redact
 from ramtrain.runs import next_id
+from ramtrain.shelf import home
 
 _COMMENT = """\
 # Trains run {run} again, as run {again}, with the settings that its record holds:
@@ -21,12 +22,14 @@ _COMMENT = """\
 # What the project's files were then stands in {record}; `python -m ramtrain compare {run} {again}` says what differs.
 """
 # What is about the call and other runs, not about this one.
-_NOT_OF_A_RUN = ("runs", "sweep", "benchmark", "resume", "discard")
+_NOT_OF_A_RUN = ("sweep", "benchmark", "resume", "discard")
 
 
 def write_config(run: Run, folder: Path) -> None:
     """Write results/<run>/config.yaml, a config of its own that trains the same under the next free id."""
     path, again = folder / "config.yaml", next_id(run.run)
+    while home(again).exists():
+        again = next_id(again)
     config = {key: value for key, value in run.config.items() if key not in _NOT_OF_A_RUN}
     trainer = run.config["project"]["trainer"]
     config["project"] = {
@@ -34,7 +37,8 @@ def write_config(run: Run, folder: Path) -> None:
         "path": str(run.project),
         "trainer": str(Path(trainer).absolute()) if trainer.endswith(".yaml") else trainer,
     }
-    config["runs"] = [{"run": again, **{name: run.parameters[name] for name in run.listed}}]
+    (row,) = run.config["runs"] or [{}]
+    config["runs"] = [{**row, "run": again}]
     comment = _COMMENT.format(run=run.run, again=again, path=shlex.quote(str(path)), record=folder / "record.json")
     write_bytes(path, (comment + yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True)).encode())
 
@@ -46,9 +50,10 @@ def changes_since(run: Run, record_file: Path) -> str | None:
         before, old = record["training"], record["parameters"]
     except (OSError, ValueError, KeyError):
         return None
-    if run.training == before:
-        return None
-    return "; ".join(_changes(old, redact(run.values)) or _changes(before, run.training))
+    values = {name: text for name, text in redact(run.values).items() if name in run.used}
+    parameters = _changes({name: old[name] for name in old if name in run.used}, values)
+    changed = _changes(before, run.training)
+    return "; ".join(parameters or changed) if changed else None
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

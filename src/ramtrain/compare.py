@@ -17,7 +17,7 @@ from ramtrain.redact import MARK
 
 _NUMBER = re.compile(r"[-+]?\.?[0-9]")
 # What of the config says nothing of one run: other runs, the call, or what the record has as it was run.
-_NOT_COMPARED = ("project.path", "project.command", "runs", "sweep", "seeds", "benchmark", "discard")
+_NOT_COMPARED = ("project.path", "project.command", "runs", "sweep", "resume", "benchmark", "discard")
 _NO_MACHINE = (
     *("ramtrain", "ramtrain_commit", "ramtrain_dirty", "ramtrain_python", "snakemake"),
     *("python", "interpreter", "packages", "conda"),

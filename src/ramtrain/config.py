@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import json
 import math
@@ -12,7 +11,7 @@ import re
 import shlex
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import humanfriendly
 from ramtrain import memory, runs
 from ramtrain.errors import RamTrainError
 from ramtrain.metrics import MetricSource, choose_sources, read_sources
-from ramtrain.parameters import ParametersFile, read_base
+from ramtrain.parameters import ParametersFile, check_place, read_base
 from ramtrain.redact import MARK, redact
 from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
@@ -151,6 +150,13 @@ class Run:
     def ramdisk_mb(self) -> int:
         """The size as Snakemake's resource `ramdisk_mb`, rounded up; on the disk nothing of it is memory."""
         return 0 if self.backend == "disk" else -(-self.size_bytes // _MIB_BYTES)
+
+    @property
+    def used(self) -> set[str]:
+        """The names of the parameters that reach the trainer."""
+        texts = (*self.command, *self.environment.values())
+        used = {name for text in texts for name in _PLACEHOLDER.findall(text) if name}
+        return used | set(self.listed) if self.trainer.parameters else used
 
     @property
     def values(self) -> dict[str, str]:
@@ -386,21 +392,31 @@ def project_of(config: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
     return _absolute(config["project"]["path"]), _split(config["project"]["command"])
 
 
-def load_runs(config: Mapping[str, Any], home: Path) -> dict[str, Run]:
+def load_runs(config: Mapping[str, Any], home: Path, only: str | None = None) -> dict[str, Run]:
     """Return every run of a complete config by its id, in the order of the runs table, then of the sweep.
+
+    Args:
+        only: the one run that is wanted, if it is not all of them.
 
     Raises:
         RamTrainError: whatever is wrong with the runs table, the sweep, the adapter, or the values in the config.
     """
     found: dict[str, Run] = {}
     alike: dict[str, Run] = {}
+    trainer_of = functools.cache(functools.partial(load_trainer, home=home))
+    machine_bytes = functools.cache(lambda: memory.bounds()[0].total_bytes)
     for row in _rows(config, home):
+        if only is not None and row.run != only:
+            continue
+        settings = json.dumps(row.settings, sort_keys=True, default=str)
+        if settings not in alike:
+            with _named(row.source if row.settings else ""):
+                own = _with_settings(config, row, _schema(home, "config"))
+                alike[settings] = _resolve(own, trainer_of, machine_bytes)
         with _named(row.source):
-            settings = json.dumps(row.settings, sort_keys=True, default=str)
-            if settings not in alike:
-                alike[settings] = _resolve(_with_settings(config, row, home), home)
             found[row.run] = _run_of(row, alike[settings])
-    _check_sweep(config["sweep"] or {}, alike.values())
+    if config["sweep"] and only is None:
+        _check_sweep(config["sweep"], found.values())
     return found
 
 
@@ -430,22 +446,29 @@ def _named(source: str) -> Iterator[None]:
         raise RamTrainError(f"{source}: {error}") from None
 
 
-def _with_settings(config: Mapping[str, Any], row: Row, home: Path) -> Mapping[str, Any]:
-    """Return the config with a row's own settings in the place of the config's, checked."""
-    if not row.settings:
-        return config
-    own = copy.deepcopy(dict(config))
+def _with_settings(config: Mapping[str, Any], row: Row, schema: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the config with a row's own settings in the place of the config's, each checked by its part of the schema:
+    a thousand whole configs would take seconds."""
+    own = dict(config)
     for key, value in row.settings.items():
         *path, last = key.split(".")
-        functools.reduce(lambda part, name: part[name], path, own)[last] = value
-    return complete_config(own, home, row.source)
+        part, wanted, checked = own, schema, value
+        for name in path:
+            part[name] = dict(part[name])
+            part, wanted = part[name], wanted["properties"][name]
+        part[last] = value
+        wanted = wanted.get("properties", {}).get(last) or wanted["additionalProperties"]
+        for name in (last, *reversed(path)):
+            wanted, checked = {"type": "object", "properties": {name: wanted}}, {name: checked}
+        complete(checked, {**wanted, "$defs": schema["$defs"]}, row.source)
+    return own
 
 
-def _resolve(config: Mapping[str, Any], home: Path) -> Run:
+def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], machine_bytes: Callable[[], int]) -> Run:
     """Return a run with all that the config says of it; what its row says is still missing."""
     project, ramdisk, train = config["project"], config["ramdisk"], config["train"]
     folder, command = project_of(config)
-    trainer = load_trainer(project["trainer"], home)
+    trainer = trainer_of(project["trainer"])
     model = tuple(_globs("model", project["model"])) or trainer.model
     if not model:
         raise RamTrainError(
@@ -453,12 +476,13 @@ def _resolve(config: Mapping[str, Any], home: Path) -> Run:
             "give the globs of the files that are the final model."
         )
     auto_size = str(ramdisk["size"]).strip() == "auto"
-    machine, *_ = memory.bounds()
-    size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes(), machine.total_bytes)
+    size_bytes = 0 if auto_size else parse_size(ramdisk["size"], memory.total_bytes(), machine_bytes())
     if ramdisk["backend"] == "path" and not ramdisk["path"]:
         raise RamTrainError("ramdisk.path: missing; the backend `path` uses the RAM disk that it names.")
     if config["staging"] == "none" and not any("{ram}" in argument for argument in command):
         raise RamTrainError("project.command: staging `none` needs {ram} in it, the folder in RAM to write into.")
+    if train["gpus"] is not None and "CUDA_VISIBLE_DEVICES" in train["environment"]:
+        raise RamTrainError("train.environment.CUDA_VISIBLE_DEVICES: train.gpus decides that; take one of them out.")
     products = Products(
         model=model,
         artifacts=(*trainer.artifacts, *_globs("artifacts", project["artifacts"])),
@@ -507,9 +531,13 @@ def _resolve(config: Mapping[str, Any], home: Path) -> Run:
 
 def _run_of(row: Row, alike: Run) -> Run:
     """Return the run of a row; `alike` is what `_resolve` made of the config with the row's settings."""
+    config = alike.config
+    if row.source:  # of the runs, a run's own config has this one alone
+        config = {**config, "runs": [{"run": row.run, **row.parameters, **row.settings}], "sweep": None}
     run = replace(
         alike,
         run=row.run,
+        config=config,
         parameters={SEED: str(alike.config["train"]["seed"]), **row.parameters},
         listed=tuple(row.parameters),
         settings=row.settings,
@@ -520,14 +548,9 @@ def _run_of(row: Row, alike: Run) -> Run:
     return run
 
 
-def _check_sweep(sweep: Mapping[str, Any], alike: Iterable[Run]) -> None:
+def _check_sweep(sweep: Mapping[str, Any], found: Iterable[Run]) -> None:
     """Refuse a sweep over something that nothing uses: all its runs would be the same."""
-    used: set[str] = set()
-    for run in alike:
-        if run.trainer.parameters:
-            return
-        for text in (*run.command, *run.environment.values()):
-            used.update(name for name in _PLACEHOLDER.findall(text) if name)
+    used = set().union(*(run.used for run in found))
     for name in sweep:
         parameter = SEED if name == SEEDS else name
         if "." not in name and parameter not in used:
@@ -549,6 +572,21 @@ def benchmark_run(config: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | N
     return None if name is None else runs[name]
 
 
+def check_projects(runs: Iterable[Run]) -> None:
+    """Check the projects of several runs; what they have in common is looked at once.
+
+    Raises:
+        RamTrainError: as `check_project`.
+    """
+    seen = set()
+    for run in runs:
+        place = str(run.project)
+        alike = (place, run.arguments(ram=place)[0], run.variables(ram=place).get("PATH"), run.trainer.name)
+        if alike not in seen:
+            check_project(run)
+            seen.add(alike)
+
+
 def check_project(run: Run) -> None:
     """Check that the project can be trained: its folder, the command's program, the base of its parameters file.
 
@@ -567,6 +605,7 @@ def check_project(run: Run) -> None:
     except PermissionError:
         raise RamTrainError(f"{where}: may not be read; check its owner and mode.") from None
     if run.trainer.parameters:
+        check_place(folder, run.trainer.parameters)
         read_base(folder, run.trainer.parameters)
     program = run.arguments(ram=str(folder))[0]
     if "/" not in program:

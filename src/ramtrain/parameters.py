@@ -45,6 +45,21 @@ def read_base(project: Path, parameters: ParametersFile) -> dict[str, Any]:
     return content
 
 
+def check_place(folder: Path, parameters: ParametersFile) -> None:
+    """Check that no link leads the parameters file out of a project's folder, or of what lies over it in RAM.
+
+    Raises:
+        RamTrainError: a folder above the file, or the file, is a link.
+    """
+    path = PurePosixPath(parameters.file)
+    for place in (path, *path.parents[:-1]):
+        if (folder / place).is_symlink():
+            raise RamTrainError(
+                f"{folder / place}: is a link, and {path}, the adapter's parameters.file, would lie where it leads; "
+                "name another place."
+            )
+
+
 def make_file(project: Path, upper: Path, parameters: ParametersFile, values: Mapping[str, Any]) -> Path:
     """Write the parameters file of a run; return where.
 
@@ -54,7 +69,7 @@ def make_file(project: Path, upper: Path, parameters: ParametersFile, values: Ma
         values: what is set, by dotted key.
 
     Raises:
-        RamTrainError: the base cannot be read, or a key goes through what is no mapping.
+        RamTrainError: the base cannot be read, a key goes through what is no mapping, or the place is a link.
     """
     content = read_base(project, parameters)
     for key, value in values.items():
@@ -65,6 +80,7 @@ def make_file(project: Path, upper: Path, parameters: ParametersFile, values: Ma
             if not isinstance(part, dict):
                 raise RamTrainError(f"{parameters.base}: {key}: {name} is no mapping of keys there.")
         part[last] = value
+    check_place(upper, parameters)
     target = upper / parameters.file
     make_parents(PurePosixPath(parameters.file), upper, project)
     if target.suffix == ".json":

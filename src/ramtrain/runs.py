@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from ramtrain.errors import RamTrainError
+from ramtrain.redact import is_secret, redact_text
 from ramtrain.schema import complete
 
 RUN, SEED, SEEDS = "run", "seed", "seeds"
@@ -79,7 +81,7 @@ def read_table(path: Path, row_schema: dict[str, Any], config_schema: dict[str, 
             )
         cells = dict(zip(header, fields, strict=True))
         _check_empty(cells, line, source)
-        settings = {name: _as_yaml(cells.pop(name), name, source) for name in header if "." in name and cells[name]}
+        settings = {name: _as_yaml(text, name, source) for name, text in cells.items() if "." in name and text}
         rows.append(_row({name: text for name, text in cells.items() if "." not in name}, settings, row_schema, source))
     if not rows:
         raise RamTrainError(f"{path}: no runs in it; the first line names the columns, each other line is a run.")
@@ -115,19 +117,15 @@ def combine(
     Raises:
         RamTrainError: a bad name or value, one that appears twice, too many combinations.
     """
-    values = {name: list(listed) for name, listed in sweep.items() if name != SEEDS}
+    values: dict[str, Sequence[Any]] = {name: listed for name, listed in sweep.items() if name != SEEDS}
+    where = f"{source}: sweep"
     if SEEDS in sweep:
         if SEED in values:
-            raise RamTrainError(f"{source}: sweep: seed and seeds say the same thing twice; give one of them.")
-        values[SEED] = list(range(first_seed, first_seed + sweep[SEEDS]))
-    where = f"{source}: sweep"
+            raise RamTrainError(f"{where}: seed and seeds say the same thing twice; give one of them.")
+        values[SEED] = range(first_seed, first_seed + sweep[SEEDS])
     if RUN in values:
         raise RamTrainError(f"{where}.run: the ids are made of the values; name single runs in `runs`.")
     _check_header([RUN, *values], config_schema, where)
-    texts = {name: [as_text(value, f"{where}.{name}") for value in listed] for name, listed in values.items()}
-    for name, listed in texts.items():
-        if twice := next((text for text in listed if listed.count(text) > 1), None):
-            raise RamTrainError(f"{where}.{name}: {twice!r} appears twice.")
     count = math.prod(map(len, values.values()))
     if count > _MOST_COMBINATIONS:
         product = " x ".join(str(len(listed)) for listed in values.values())
@@ -135,6 +133,16 @@ def combine(
             f"{where}: {product} are {count:,} combinations, and {_MOST_COMBINATIONS:,} are the most; take fewer "
             "values, or list the runs that are wanted in a table (`runs`)."
         )
+    texts = {name: [as_text(value, f"{where}.{name}") for value in listed] for name, listed in values.items()}
+    for name, listed in texts.items():
+        for text, times in Counter(listed).items():
+            if times > 1:
+                raise RamTrainError(f"{where}.{name}: {text!r} appears twice.")
+            if is_secret(name, text) or redact_text(text) != text:
+                raise RamTrainError(
+                    f"{where}.{name}: a secret cannot be varied: it would be part of the run's id. Give the trainer "
+                    "the name of a variable or file that holds it."
+                )
     names = sorted(values, key=lambda name: (name == SEED, name))
     rows = []
     for picked in itertools.product(*(range(len(values[name])) for name in names)):
@@ -193,11 +201,12 @@ def as_text(value: object, where: str) -> str:
 
 
 def typed(text: str) -> Any:
-    """Return what a parameter's text stands for in a file: a number, true, false, null, a list; else the text."""
+    """Return what a parameter's text stands for in a file: a finite number, true, null, a list; else the text."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row(cells: Mapping[str, str], settings: Mapping[str, Any], row_schema: dict[str, Any], source: str) -> Row:
@@ -230,6 +239,8 @@ def _check_empty(cells: Mapping[str, str], line: str, source: str) -> None:
 
 
 def _as_yaml(text: str, name: str, source: str) -> Any:
+    if name.startswith("train.environment."):
+        return text  # a variable is text: 0.10 and `on` are to stay what they are
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -243,6 +254,8 @@ def _check_header(header: Sequence[str], config_schema: dict[str, Any], source: 
             "one tab."
         )
     keys = _config_keys({"properties": {name: config_schema["properties"][name] for name in _SECTIONS}}, config_schema)
+    if SEED in header and "train.seed" in header:
+        raise RamTrainError(f"{source}: seed and train.seed say the same thing twice; give one of them.")
     for name in header:
         if header.count(name) > 1:
             raise RamTrainError(f"{source}: column {name!r} appears twice.")

@@ -55,11 +55,24 @@ def complete(instance: Any, schema: dict[str, Any], source: str) -> Any:
     Raises:
         RamTrainError: one line for each thing that is wrong.
     """
+    _check_keys(instance, source)
     errors = sorted(_Validator(schema).iter_errors(instance), key=lambda e: [str(part) for part in e.path])
     if errors:
         lines = dict.fromkeys(line for error in errors for line in _explain(error))
         raise RamTrainError("\n".join(f"{source}: {line}" for line in lines))
     return _fill(copy.deepcopy(instance), schema, schema)
+
+
+def _check_keys(instance: Any, source: str) -> None:
+    """Refuse a key that YAML takes for something else than text, as it does `on`, `no` and `1`."""
+    if isinstance(instance, dict):
+        for key, value in instance.items():
+            if not isinstance(key, str):
+                raise RamTrainError(f"{source}: {_as_yaml(key)}: a key has to be text; put it in quotation marks.")
+            _check_keys(value, source)
+    elif isinstance(instance, list):
+        for value in instance:
+            _check_keys(value, source)
 
 
 def _fill(instance: Any, schema: dict[str, Any], root: dict[str, Any]) -> Any:

@@ -33,7 +33,7 @@ def script(snakemake: Any) -> Iterator[Run]:
     run = snakemake.wildcards.run
     comfort = "What is in RAM stays there. "
     with messages(snakemake, f"run {run}", "train", comfort, partial(note_failure, run, snakemake.rule)):
-        runs = load_runs(snakemake.config, workflow_home(snakemake))
+        runs = load_runs(snakemake.config, workflow_home(snakemake), run)
         if run not in runs:
             raise RamTrainError(
                 f"run {run}: is no longer in the runs table. Its RAM disk stays; put the row back, "

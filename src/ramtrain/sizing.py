@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,22 +88,22 @@ def plan_for(run: Run, workdir: Path, past: Sequence[dict[str, Any]]) -> Plan:
 def plans_for(runs: Iterable[Run], workdir: Path, past: Sequence[dict[str, Any]]) -> Iterator[tuple[Run, Plan]]:
     """Find the sizes of many runs; what they have in common is looked up once."""
     alike: dict[tuple[Path, tuple[str, ...]], dict[str, dict[str, Any]]] = {}
-    rooms: dict[object, int] = {}
+    known: dict[object, Any] = {}
     for run in runs:
         of = run.project, run.command
         if of not in alike:
             alike[of] = _of_the_same(run, past)
-        yield run, _plan(run, workdir, alike[of], rooms)
+        yield run, _plan(run, workdir, alike[of], known)
 
 
-def _plan(run: Run, workdir: Path, records: Mapping[str, dict[str, Any]], rooms: dict[object, int]) -> Plan:
-    """Find the size of a run's RAM disk; `rooms` takes what there is for a run of which nothing is known, by place."""
-    home = tuple(_comes_home(run, records))
+def _plan(run: Run, workdir: Path, records: Mapping[str, dict[str, Any]], known: dict[object, Any]) -> Plan:
+    """Find the size of a run's RAM disk; `known` takes what was found out and holds for other runs as well."""
+    home = tuple(_comes_home(run, records, known))
     if not run.auto_size:
         return Plan((Line(run.size_bytes, "RAM disk", run.size_from),), run.least_bytes, home)
     mark = ram_root(workdir) / run.run / MARK
     there = _there(mark) if mark.exists() else None
-    parts, least_bytes = there or _known(run, records) or _unknown(run, workdir, rooms)
+    parts, least_bytes = there or _known(run, records, known) or _unknown(run, workdir, known)
     return Plan(tuple(parts), least_bytes, home)
 
 
@@ -121,7 +121,7 @@ def _there(mark: Path) -> tuple[list[Line], int] | None:
     return [Line(lease.size_bytes, "RAM disk", "it is there already")], int(held_bytes * (1 + _MARGIN))
 
 
-def _known(run: Run, records: Mapping[str, dict[str, Any]]) -> tuple[list[Line], int] | None:
+def _known(run: Run, records: Mapping[str, dict[str, Any]], known: dict[object, Any]) -> tuple[list[Line], int] | None:
     """Return what the run will hold by what earlier runs held, or by what the adapter tells; None if neither does."""
     if records:
         held = {name: _written_bytes(record) for name, record in records.items()}
@@ -129,28 +129,26 @@ def _known(run: Run, records: Mapping[str, dict[str, Any]]) -> tuple[list[Line],
         written_bytes, staging = held[most], records[most]["staging"]
         staged = [Line(staging["bytes"], "copied into RAM", f"as in run {most}")] if staging["bytes"] else []
         if run.staging not in ("auto", staging["method"]):
-            staged = _staged(run)
+            staged = _staged(run, known)
         margin_bytes = max(int(_MARGIN * written_bytes), _LEAST_MARGIN_BYTES)
         written = Line(written_bytes, "what it writes", f"the most that run {most} held")
         parts = [written, Line(margin_bytes, "margin"), *staged]
         return parts, sum(part.amount_bytes for part in parts) - margin_bytes
-    parts = _told_by_adapter(run)
+    parts = _told_by_adapter(run, known)
     if not parts:
         return None
-    parts += _staged(run)
+    parts += _staged(run, known)
     return parts, sum(part.amount_bytes for part in parts)
 
 
-def _unknown(run: Run, workdir: Path, rooms: dict[object, int]) -> tuple[list[Line], int]:
+def _unknown(run: Run, workdir: Path, known: dict[object, Any]) -> tuple[list[Line], int]:
     """Return all that there is; for a second run of the same place, what there was for the first."""
-    staged_bytes = sum(part.amount_bytes for part in _staged(run))
+    staged_bytes = sum(part.amount_bytes for part in _staged(run, known))
     least_bytes = staged_bytes + _LEAST_UNKNOWN_BYTES
     if run.backend == "disk":
         return [Line(least_bytes, "RAM disk", "on the disk, where its size is no limit")], least_bytes
     place = _shared_place(run)
-    if (place, run.reserve_bytes) not in rooms:
-        rooms[place, run.reserve_bytes] = room_bytes(run, workdir, run.reserve_bytes, place)
-    room = rooms[place, run.reserve_bytes]
+    room = _once(known, ("room", place, run.reserve_bytes), lambda: room_bytes(run, workdir, run.reserve_bytes, place))
     why = "all that guard.reserve leaves, since nothing is known of it yet"
     return [Line(max(room, least_bytes), "RAM disk", why)], least_bytes
 
@@ -163,24 +161,34 @@ def _shared_place(run: Run) -> Path | None:
     return SHM if run.backend == "shm" or (run.backend == "auto" and not may_mount) else None
 
 
-def _staged(run: Run) -> list[Line]:
+def _once(known: dict[object, Any], what: object, find: Callable[[], Any]) -> Any:
+    """Return what is known, or find it out."""
+    if what not in known:
+        known[what] = find()
+    return known[what]
+
+
+def _staged(run: Run, known: dict[object, Any]) -> list[Line]:
     """Return what staging by copy brings into RAM."""
     project = run.project.resolve()
     if run.staging != "copy" or not project.is_dir():
         return []
-    items = scan(project, matcher((*run.exclude, *own_places(project))))
-    size_bytes = sum(item.status.st_size + _PAGE_BYTES for item in items)
-    return [Line(size_bytes, "the project", "copied into RAM")]
+
+    def size_bytes() -> int:
+        items = scan(project, matcher((*run.exclude, *own_places(project))))
+        return sum(item.status.st_size + _PAGE_BYTES for item in items)
+
+    return [Line(_once(known, ("project", project, run.exclude), size_bytes), "the project", "copied into RAM")]
 
 
-def _told_by_adapter(run: Run) -> list[Line]:
+def _told_by_adapter(run: Run, known: dict[object, Any]) -> list[Line]:
     """Return the checkpoints that exist at one time, by a durable checkpoint or else the base model; [] if neither is
     there."""
     need = run.trainer.memory
     if need is None:
         return []
-    base_bytes, base = _base_model(run)
-    checkpoint_bytes, source = _checkpoint(run)
+    base_bytes, base = _base_model(run, known)
+    checkpoint_bytes, source = _checkpoint(run, known)
     if checkpoint_bytes is None:
         return []
     parts = [Line(need.checkpoints * checkpoint_bytes, f"{need.checkpoints} checkpoints", source)]
@@ -190,26 +198,26 @@ def _told_by_adapter(run: Run) -> list[Line]:
     return parts
 
 
-def _checkpoint(run: Run) -> tuple[int | None, str]:
+def _checkpoint(run: Run, known: dict[object, Any]) -> tuple[int | None, str]:
     """Return how large a checkpoint is by the largest durable one, or by the adapter; None if it is not known."""
     durable = durable_checkpoints(run.run) if shelf(run.run).is_dir() else []
     if durable:
         largest = max(durable, key=lambda checkpoint: checkpoint.size_bytes)
         return largest.size_bytes, f"each as {largest.folder}"
     need = run.trainer.memory
-    base_bytes, base = _base_model(run)
+    base_bytes, base = _base_model(run, known)
     if need is None or not base_bytes:
         return None, ""
     return math.ceil(need.checkpoint * base_bytes), f"each {need.checkpoint:g} times {base}, {_size(base_bytes)}"
 
 
-def _base_model(run: Run) -> tuple[int, str]:
+def _base_model(run: Run, known: dict[object, Any]) -> tuple[int, str]:
     """Return the size and the name of the largest file that the adapter takes for a base model; 0 if there is none."""
     need = run.trainer.memory
     if need is None or not run.project.is_dir():
         return 0, ""
     sizes = {}
-    for name in View([run.project]).glob(need.base):
+    for name in _once(known, (run.project, need.base), lambda: View([run.project]).glob(need.base)):
         try:
             sizes[name] = (run.project / name).stat().st_size
         except OSError:
@@ -218,7 +226,7 @@ def _base_model(run: Run) -> tuple[int, str]:
     return sizes.get(largest, 0), largest
 
 
-def _comes_home(run: Run, records: Mapping[str, dict[str, Any]]) -> Iterator[Line]:
+def _comes_home(run: Run, records: Mapping[str, dict[str, Any]], known: dict[object, Any]) -> Iterator[Line]:
     """Yield what will be written to the disk of the results, as far as its size is known."""
     if run.backend == "disk":
         return
@@ -229,7 +237,7 @@ def _comes_home(run: Run, records: Mapping[str, dict[str, Any]]) -> Iterator[Lin
         return
     sizes = {name: record["checkpoints"]["size_bytes"] or 0 for name, record in records.items()}
     largest = max(sizes, key=lambda name: sizes[name], default="")
-    checkpoint_bytes, source = (sizes[largest], f"each as in run {largest}") if largest else _checkpoint(run)
+    checkpoint_bytes, source = (sizes[largest], f"each as in run {largest}") if largest else _checkpoint(run, known)
     if not checkpoint_bytes:
         return
     count = run.protect.keep + 1

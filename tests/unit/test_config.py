@@ -219,7 +219,7 @@ def test_a_bad_value_is_named(key: str, value: Any, expected: str, project: Path
         ([], ["my.yaml: the file: [] where a mapping of keys is expected."]),
         ("text", ["my.yaml: the file: 'text' where a mapping of keys is expected."]),
         ({}, ["my.yaml: project: missing. What is trained."]),
-        ({5: {}}, ["my.yaml: 5: unknown key, known are: ", "my.yaml: project: missing."]),
+        ({5: {}}, ["my.yaml: 5: a key has to be text; put it in quotation marks."]),
         ({"project": None}, ["my.yaml: project: nothing where a mapping of keys is expected."]),
         ({"project": {}}, ["my.yaml: project.path: missing. Folder", "my.yaml: project.command: missing. The trainer"]),
         (

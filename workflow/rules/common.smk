@@ -46,9 +46,7 @@ def load_runs():
     """Return the configured runs by id, all of them checked, with their sizes as they stay while this call lasts."""
     runs = settings.load_runs(config, HOME)
     ended = {run for run in runs if Path("results", run, "record.json").exists()}
-    for run in runs.values():
-        if run.run not in ended:
-            settings.check_project(run)
+    settings.check_projects(run for run in runs.values() if run.run not in ended)
     plans = sizing.plans_for((run for run in runs.values() if run.auto_size), Path.cwd(), sizing.read_records())
     if found := devices.count(runs.values(), ended):
         workflow.global_resources.setdefault("gpu", found)
