@@ -58,7 +58,8 @@ def _sweep(bench: Path, count: int) -> Path:
     (workdir / "project").mkdir()
     (workdir / "project/readme.txt").touch()
     names = (f"run-{number:05}" for number in range(count))
-    (workdir / "runs.tsv").write_text("run\tlr\n" + "".join(f"{name}\t{name}\n" for name in names))
+    rows = "".join(f"{name}\t{name}\t{name}\n" for name in names)
+    (workdir / "runs.tsv").write_text(f"run\tlr\ttrain.environment.NAME\n{rows}")
     config = {
         "project": {
             "path": "project",

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPO, small_config
+from workplace import changed
 
+from ramtrain.again import changes_since, write_config
 from ramtrain.config import Run, check_project, complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.parameters import make_file
-from ramtrain.runs import next_id
+from ramtrain.redact import MARK
+from ramtrain.runs import next_id, typed
 
 LR = ["sh", "-c", "{lr}"]
 
@@ -104,6 +107,17 @@ def test_values_that_no_id_can_hold_work_all_the_same(values: list[Any], pattern
         ({"lr": [1], "ramdisk.size": ["1X"]}, "sweep: lr=1,ramdisk.size=1X: ramdisk.size: '1X' is not a size;"),
         ({"lr": [1], "train.threads": ["two"]}, "lr=1,train.threads=two: train.threads: 'two' where a whole number or"),
         (
+            {"lr": [1], "seeds": 10**9},
+            "config: sweep: 1 x 1000000000 are 1,000,000,000 combinations, and 10,000 are ",
+        ),
+        (
+            {"lr": [1], "hf_token": ["hf_" + "a1" * 16]},
+            "config: sweep.hf_token: a secret cannot be varied: it would ",
+        ),
+        ({"lr": ["hf_" + "a1" * 16]}, "config: sweep.lr: a secret cannot be varied"),
+        ({"lr": [1], True: [1]}, "my.yaml: true: a key has to be text; put it in quotation marks."),
+        ({"lr": [1], "seed": [1], "train.seed": [2]}, "config: sweep: seed and train.seed say the same thing twice"),
+        (
             {"lr": list(range(100)), "a": list(range(100)), "b": list(range(100))},
             "config: sweep: 100 x 100 x 100 are 1,000,000 combinations, and 10,000 are the most; take fewer values",
         ),
@@ -172,6 +186,31 @@ def test_a_bad_cell_names_its_line(table: str, expected: str, project: Path, tmp
     assert expected in message
     assert message.count("runs.tsv") == 1
     assert "\n" not in message
+
+
+def test_what_the_config_itself_has_wrong_is_not_blamed_on_a_row(project: Path, tmp_path: Path) -> None:
+    config = changed(with_table(project, tmp_path, "run\tlr\na\t1\n"), {"ramdisk.size": "16Q"})
+    assert refusal(config).startswith("ramdisk.size: '16Q' is not a size;")
+
+
+def test_variables_in_a_table_stay_as_they_are_written(project: Path, tmp_path: Path) -> None:
+    runs = resolve(with_table(project, tmp_path, "run\tlr\ttrain.environment.X\na\t0.10\t0.10\nb\ton\ton\n"))
+    assert [run.variables(ram="")["X"] for run in runs.values()] == ["0.10", "on"]
+    assert [run.arguments(ram="")[2] for run in runs.values()] == ["0.10", "on"]
+
+
+def test_a_run_s_config_has_its_own_row_alone(project: Path, tmp_path: Path) -> None:
+    _, run = resolve(with_table(project, tmp_path, "run\tlr\tramdisk.size\na\t1\t\nb\t2\t128M\n")).values()
+    assert run.config["runs"] == [{"run": "b", "lr": "2", "ramdisk.size": "128M"}]
+    (again,) = resolve({**run.config, "runs": [{**run.config["runs"][0], "run": "b-again"}]}).values()
+    assert (again.training, again.values, again.size_bytes) == (run.training, run.values, run.size_bytes)
+
+
+def test_one_run_can_be_read_alone(project: Path, tmp_path: Path) -> None:
+    config = with_table(project, tmp_path, "run\tlr\tramdisk.size\na\t1\t1X\nb\t2\t128M\n")
+    (run,) = load_runs(complete_config(config, REPO, "my.yaml"), REPO, only="b").values()
+    assert (run.run, run.size_bytes >> 20) == ("b", 128)
+    assert load_runs(complete_config(config, REPO, "my.yaml"), REPO, only="c") == {}
 
 
 def test_an_empty_text_can_be_meant(project: Path, tmp_path: Path) -> None:
@@ -279,6 +318,75 @@ def test_a_bad_parameters_file(parameters: dict[str, str], expected: str, projec
     config = swept(project, {"lr": [1]}, ["sh"], **{"project.trainer": adapter(tmp_path, {"parameters": parameters})})
     with pytest.raises(RamTrainError, match=re.escape(expected)):
         check_project(resolve(config)["lr=1"])
+
+
+def test_a_parameters_file_is_not_made_where_a_link_leads(project: Path, tmp_path: Path) -> None:
+    shared, upper = tmp_path / "shared", tmp_path / "upper"
+    shared.mkdir()
+    upper.mkdir()
+    own = adapter(tmp_path, {"parameters": {"file": "conf/run.json"}})
+    (run,) = resolve(swept(project, {"lr": [1]}, ["sh"], **{"project.trainer": own})).values()
+    (upper / "conf").symlink_to(shared)
+    with pytest.raises(RamTrainError, match=r"upper/conf: is a link, and conf/run\.json"):
+        make_file(project, upper, run.trainer.parameters, run.file_parameters())
+    (project / "conf").symlink_to(shared)
+    with pytest.raises(RamTrainError, match=r"/conf: is a link, and conf/run\.json, the adapter's parameters\.file"):
+        check_project(run)
+    assert not any(shared.iterdir())
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("3", 3), ("true", True), ("[1]", [1]), ("a", "a")])
+def test_what_a_parameter_is_in_a_file(text: str, value: Any) -> None:
+    assert typed(text) == value
+
+
+@pytest.mark.parametrize("text", ["1e400", "-Infinity", "NaN", "1_000", "0x10", "yes", ""])
+def test_what_is_no_number_in_json_stays_text(text: str) -> None:
+    assert typed(text) == text
+
+
+def test_devices_are_not_given_twice(project: Path) -> None:
+    config = small_config(project, **{"train.gpus": 1, "train.environment.CUDA_VISIBLE_DEVICES": "0"})
+    assert refusal(config).startswith("train.environment.CUDA_VISIBLE_DEVICES: train.gpus decides that;")
+
+
+def test_a_config_made_from_a_record_without_its_secret_is_refused(project: Path) -> None:
+    config = small_config(project, **{"train.environment.HF_TOKEN": MARK})
+    assert refusal(config) == (
+        "my.yaml: train.environment.HF_TOKEN: a secret was left out here when the run was recorded; put it in again."
+    )
+
+
+def test_a_run_is_done_again_under_a_name_that_is_free(project: Path, workdir: Path) -> None:
+    (run,) = resolve(small_config(project, **{"train.environment.HF_TOKEN": "hunter2xyz"})).values()
+    folder = workdir / "results" / run.run
+    (workdir / "results" / f"{run.run}-again").mkdir(parents=True)
+    folder.mkdir()
+    write_config(run, folder)
+    text = (folder / "config.yaml").read_text()
+    assert yaml.safe_load(text)["runs"] == [{"run": f"{run.run}-again-2"}]
+    assert "hunter2xyz" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"runs": [{"run": "a", "lr": 2}]}, "lr was 1, is 2"),
+        ({"runs": [{"run": "a", "lr": 1, "note": "x"}]}, None),
+        ({"runs": [{"run": "a", "lr": 1, "note": "x"}], "train.threads": 2}, "threads was not given, is 2"),
+        ({"project.command": ["sh", "{lr}"]}, "command was `sh -c 1`, is `sh 1`"),
+        ({"train.environment": {"X": "1"}}, "environment was not given, is {'X': '1'}"),
+    ],
+)
+def test_why_a_run_is_trained_again(change: dict[str, Any], said: str | None, project: Path, tmp_path: Path) -> None:
+    config = small_config(project, runs=[{"run": "a", "lr": 1}], **{"project.command": LR})
+    before = resolve(config)["a"]
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"training": before.training, "parameters": before.values}))
+    assert changes_since(resolve(changed(config, change))["a"], path) == said
+    path.write_text("{}")
+    assert changes_since(before, path) is None, "of an older version"
 
 
 def test_an_adapter_of_ones_own_that_is_not_there(project: Path) -> None:
