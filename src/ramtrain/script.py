@@ -29,7 +29,8 @@ def script(snakemake: Any) -> Iterator[Run]:
     A `RamTrainError`, or what the system says of a file, ends the script with its text and status 1. Anything else is
     a defect and shows its traceback.
     """
-    with messages(snakemake, f"run {snakemake.wildcards.run}", "train", "What is in RAM stays there. "):
+    comfort = "" if snakemake.rule == "unmount_run" else "What is in RAM stays there. "
+    with messages(snakemake, f"run {snakemake.wildcards.run}", "train", comfort):
         runs = load_runs(snakemake.config, workflow_home(snakemake))
         if snakemake.wildcards.run not in runs:
             raise RamTrainError(
