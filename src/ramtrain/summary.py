@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -193,4 +192,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _look_up(record: Mapping[str, Any], column: str) -> Any:
-    return functools.reduce(lambda part, key: part.get(key) if isinstance(part, dict) else None, column.split("."), record)
+    found: Any = record
+    for key in column.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
