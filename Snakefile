@@ -60,6 +60,10 @@ onstart:
 
 
 onerror:
-    print(*summary.account({name: run.parameters for name, run in RUNS.items()}), sep="\n")
-    if any(RAM_ROOT.glob("*/.ramtrain.json")):
-        print(*status.last_words(RAM_ROOT), sep="\n")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    try:
+        for line in summary.account(summary.asked(RUNS)):
+            print(line)
+    finally:
+        if any(RAM_ROOT.glob("*/.ramtrain.json")):
+            print(*status.last_words(RAM_ROOT), sep="\n")

@@ -179,8 +179,8 @@ def describe_sweep(records: Sequence[Path], results: Path, workflow: bytes) -> N
         results: the folder that holds those of the runs.
         workflow: what `workflow_text` returned.
     """
-    contents = {path: path.read_bytes() for path in records}
-    runs = {path: json.loads(content) for path, content in contents.items()}
+    files = {path: _in_sweep(path) for path in records}
+    runs = {path: record for path, (record, _, _) in files.items()}
     newest = max(runs.values(), key=lambda record: record["ended"])
     span = {"started": min(record["started"] for record in runs.values()), "ended": newest["ended"]}
     crate = _crate("RamTrain: all runs", f"Models of {len(runs)} runs, and how they were trained", newest["ended"])
@@ -191,7 +191,9 @@ def describe_sweep(records: Sequence[Path], results: Path, workflow: bytes) -> N
     for path, record in runs.items():
         run = f"{record['run']}/"
         model = _exported(crate, record, "model", run)
-        written = _file_of(crate, f"{run}{RECORD}", contents[path], f"The record of run {record['run']}")
+        _, size_bytes, sha256 = files[path]
+        what = f"The record of run {record['run']}"
+        written = _file(crate, f"{run}{RECORD}", size_bytes, sha256, description=what)
         folder = _folder(crate, run, f"What came home of run {record['run']}", [written, *model])
         if (path.parent / CRATE).exists():
             folder["subjectOf"] = _add(
@@ -219,6 +221,20 @@ def describe_sweep(records: Sequence[Path], results: Path, workflow: bytes) -> N
     _organize(crate, newest["environment"], main, [actions], whole)
     crate.root_dataset["mentions"] = [whole, *actions]
     _write(crate, results, workflow)
+
+
+def _in_sweep(path: Path) -> tuple[dict[str, Any], int, str]:
+    """Return what of a record the crate of all runs has, the size of the file, and its SHA-256: ten thousand inputs a
+    run are not kept for a thousand runs."""
+    content = path.read_bytes()
+    record = json.loads(content)
+    kept = ("run", "started", "ended", "command", "parameters", "timings_s", "writes", "model")
+    environment = {key: record["environment"].get(key) for key in ("ramtrain", "ramtrain_commit", "snakemake")}
+    return (
+        {**{key: record[key] for key in kept if key in record}, "environment": environment},
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+    )
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
@@ -377,9 +393,13 @@ def _workflow(
     return main
 
 
-def _slot(crate: ROCrate, name: str, kind: str) -> Entity:
-    """Return an input or output of the workflow, made when it is first asked for."""
-    identifier = f"#{'input' if kind != 'File' else 'output'}/{_id(name)}"
+def _slot(crate: ROCrate, name: str, kind: str, among: str = "") -> Entity:
+    """Return an input or output of the workflow, made when it is first asked for.
+
+    Args:
+        among: what its id has before the name, where others may have that name as well.
+    """
+    identifier = f"#{'input' if kind != 'File' else 'output'}/{among}{_id(name)}"
     return crate.get(identifier) or _add(crate, identifier, "FormalParameter", name=name, additionalType=kind)
 
 
@@ -398,7 +418,7 @@ def _parameters(crate: ROCrate, record: Mapping[str, Any], run: str = "") -> lis
             "PropertyValue",
             name=name,
             value=value,
-            exampleOfWork=_slot(crate, name, "Text"),
+            exampleOfWork=_slot(crate, name, "Text", among="parameters/"),
         )
         for name, value in record.get("parameters", {}).items()
     ]

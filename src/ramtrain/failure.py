@@ -51,7 +51,7 @@ def read_failure(run: str) -> Failure | None:
         return Failure(**json.loads(_path(run).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         log.warning("%s: cannot be read: %s", _path(run), error)
         return None
 

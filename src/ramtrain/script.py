@@ -31,7 +31,7 @@ def script(snakemake: Any) -> Iterator[Run]:
     a defect and shows its traceback.
     """
     run = snakemake.wildcards.run
-    comfort = "What is in RAM stays there. "
+    comfort = "" if snakemake.rule == "unmount_run" else "What is in RAM stays there. "
     with messages(snakemake, f"run {run}", "train", comfort, partial(note_failure, run, snakemake.rule)):
         runs = load_runs(snakemake.config, workflow_home(snakemake), run)
         if run not in runs:

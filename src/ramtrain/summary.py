@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humanfriendly.text import pluralize
 
-from ramtrain.failure import read_failure
+from ramtrain import caller
+from ramtrain.config import Run
+from ramtrain.errors import RamTrainError
+from ramtrain.failure import Failure, read_failure
+from ramtrain.redact import redact
 from ramtrain.shelf import RESULTS, home
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 # Columns are named as in the record; those of parameters and metrics follow `started`.
 _HEAD = ["run", "status", "reason", "started"]
@@ -52,31 +60,49 @@ _COLUMNS = [
 _MODEL = ["model_bytes", "model_sha256"]
 
 
-def summarize(runs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Asked:
+    """A run as it is asked for now, without secrets: what tells it from others, and what defines its training."""
+
+    parameters: Mapping[str, str]
+    training: Mapping[str, Any] | None
+
+
+def asked(runs: Mapping[str, Run]) -> dict[str, Asked]:
+    """Return what the table needs to know of configured runs, by their ids."""
+    return {name: Asked(redact(run.values), run.training) for name, run in runs.items()}
+
+
+def summarize(runs: Mapping[str, Asked]) -> pd.DataFrame:
     """Return the table: columns as in the record, `model_bytes` of all model files, `model_sha256` of the first.
 
-    After the configured runs come all others whose records are in results.
+    After the configured runs come all others whose records are in results and can be read.
 
     Args:
-        runs: the configured ones by their ids, in their order, with the parameters of those that have no record yet.
+        runs: the configured ones by their ids, in their order.
+
+    Raises:
+        RamTrainError: the record of a configured run cannot be read.
     """
     import pandas as pd  # it takes a fifth of a second, and every call of Snakemake reads this module
 
-    others = {path.parent.name: {} for path in sorted(RESULTS.glob("*/record.json")) if path.parent.name not in runs}
-    rows = pd.json_normalize([_row(run, parameters) for run, parameters in {**runs, **others}.items()])
+    rows = pd.DataFrame([*(_row(run, what) for run, what in runs.items()), *_others(runs)])
     of_runs = [name for part in ("parameters.", "metrics.") for name in rows.columns if name.startswith(part)]
-    of_runs = [name for name in of_runs if not name.endswith(".source")]
     return rows.reindex(columns=[*_HEAD, *of_runs, *_COLUMNS, *_MODEL]).convert_dtypes()
 
 
-def write_summary(path: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the table."""
-    summarize(runs).to_csv(path, sep="\t", index=False)
+def write_summary(path: Path, runs: Mapping[str, Asked]) -> None:
+    """Write the table.
+
+    Raises:
+        RamTrainError: the record of a configured run cannot be read.
+    """
+    summarize(runs).to_csv(path, sep="\t", index=False, errors="backslashreplace")
 
 
-def account(runs: Mapping[str, Mapping[str, str]]) -> list[str]:
+def account(runs: Mapping[str, Asked]) -> list[str]:
     """Write the table although not every run has its record; return what there is to say of those that failed."""
-    failures = {run: failure for run in runs if (failure := read_failure(run))}
+    failures = {run: failure for run, what in runs.items() if (failure := _failure(run, what))}
     if not failures:
         return []
     lines = [f"run {run}: failed: {failure.reason}" for run, failure in failures.items()]
@@ -89,16 +115,84 @@ def account(runs: Mapping[str, Mapping[str, str]]) -> list[str]:
         os.utime(path, (oldest_s - 1, oldest_s - 1))
     except OSError as error:
         return [*lines, f"{path} could not be written: {error.strerror}"]
+    except RamTrainError as error:
+        return [*lines, f"{path} could not be written: {error}"]
     return [*lines, f"{pluralize(len(failures), 'run')} of {len(runs)} failed; the table of all is {path}"]
 
 
-def _row(run: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+def _others(runs: Mapping[str, Asked]) -> list[dict[str, Any]]:
+    """Return the rows of the runs that are no longer configured, as far as their records can be read."""
+    rows = []
+    for record in sorted(RESULTS.glob("*/record.json")):
+        if record.parent.name in runs:
+            continue
+        try:
+            rows.append(_row(record.parent.name, Asked({}, None)))
+        except RamTrainError as error:
+            log.warning("%s The run is no longer configured, and left out of the table.", error)
+    return rows
+
+
+def _row(run: str, what: Asked) -> dict[str, Any]:
     """Return what is known of a run; one that failed when it was last tried has no figures of the time before."""
-    failure, record = read_failure(run), home(run) / "record.json"
-    if failure:
-        return {"run": run, "status": "failed", "reason": failure.reason, "parameters": dict(parameters)}
-    if not record.exists():
-        return {"run": run, "status": "not done", "parameters": dict(parameters)}
-    content = json.loads(record.read_text(encoding="utf-8"))
-    model = content["model"]
-    return {**content, "model_bytes": sum(file["bytes"] for file in model), "model_sha256": model[0]["sha256"]}
+    parameters = {f"parameters.{name}": value for name, value in what.parameters.items()}
+    if failure := _failure(run, what):
+        return {"run": run, "status": "failed", "reason": failure.reason, **parameters}
+    record = home(run) / "record.json"
+    return _recorded(record) if record.exists() else {"run": run, "status": "not done", **parameters}
+
+
+def _failure(run: str, what: Asked) -> Failure | None:
+    """Return why the run failed when it was last tried; None if what it left is of the very training that is asked for
+    now: what was tried in between is no longer wanted."""
+    failure = read_failure(run)
+    if failure and what.training is not None and _trained(run) == what.training:
+        return None
+    return failure
+
+
+def _trained(run: str) -> Any:
+    """Return what defined the training whose model and record are at home; None if they are not, or do not say."""
+    try:
+        record = json.loads((home(run) / "record.json").read_text(encoding="utf-8"))
+        return record["training"] if (home(run) / "export.json").exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return a record's part of the table: a record may list ten thousand files, and a table may be of a thousand.
+
+    Raises:
+        RamTrainError: it cannot be read, or is no record of a run.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        model = record["model"]
+        return {
+            **{name: record.get(name) for name in _HEAD},
+            **{f"parameters.{name}": value for name, value in record.get("parameters", {}).items()},
+            **{
+                f"metrics.{name}.{part}": value
+                for name, metric in record.get("metrics", {}).items()
+                for part, value in metric.items()
+                if part != "source"
+            },
+            **{column: _look_up(record, column) for column in _COLUMNS},
+            "model_bytes": sum(file["bytes"] for file in model),
+            "model_sha256": model[0]["sha256"],
+        }
+    except OSError as error:
+        raise RamTrainError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RamTrainError(
+            f"{path} is no record of a run ({error!r}). Delete it; if the run is configured, "
+            f"`{caller.command('train')}` writes it again, and trains nothing for that."
+        ) from error
+
+
+def _look_up(record: Mapping[str, Any], column: str) -> Any:
+    found: Any = record
+    for key in column.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found

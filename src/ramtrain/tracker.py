@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,26 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+_STARTED = "ramtrain.started"
 
 
 def check_tracker(uri: str | None) -> None:
     """Check, before anything is trained, that figures can be logged to MLflow if they are to be.
 
     Raises:
-        RamTrainError: MLflow is not installed; or a password stands in the address, and so would in every record.
+        RamTrainError: MLflow is not installed; or the address is none, or has a password in it, which so would stand in
+            every record.
     """
     if uri is None:
         return
-    if urlsplit(uri).password is not None:
+    try:
+        has_password = urlsplit(uri).password is not None
+    except ValueError as error:
+        raise RamTrainError(
+            f"record.mlflow_uri: is no address ({error}). Give that of a server, https://mlflow.example.org say, or of "
+            "a file, sqlite:///FILE."
+        ) from None
+    if has_password:
         raise RamTrainError(
             "record.mlflow_uri: has a password in it, which would stand in every record. Leave it out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
@@ -57,8 +67,7 @@ def log_run(record: Mapping[str, Any], record_file: Path, experiment: str, uri: 
     try:
         from mlflow import MlflowClient
 
-        # MLflow (3.17) fails where two make the tables of a new store at once.
-        with alone_in(record_file.parents[1]):
+        with _alone(uri, record_file.parents[1] / "logs"):
             _log(MlflowClient(tracking_uri=uri), record, record_file, experiment)
     except Exception as error:  # whatever MLflow, its stores and their drivers raise: nothing of the run depends on it
         log.warning(
@@ -70,28 +79,62 @@ def log_run(record: Mapping[str, Any], record_file: Path, experiment: str, uri: 
         )
 
 
+@contextlib.contextmanager
+def _alone(uri: str, folder: Path) -> Iterator[None]:
+    """Let one run at a time use a store that has no server: MLflow (3.17) fails where two make its tables at once.
+
+    Args:
+        folder: one that nobody else locks: others do not wait for a store.
+    """
+    if urlsplit(uri).scheme in ("http", "https"):
+        yield
+        return
+    folder.mkdir(exist_ok=True)
+    with alone_in(folder):
+        yield
+
+
 def _log(client: MlflowClient, record: Mapping[str, Any], record_file: Path, experiment: str) -> None:
     from mlflow.entities import Metric, Param
 
     started_ms, ended_ms = (round(datetime.fromisoformat(record[at]).timestamp() * 1000) for at in ("started", "ended"))
     tags = {
+        _STARTED: record["started"],
         "model_sha256": record["model"][0]["sha256"],
         "mlflow.source.git.commit": record["project"]["git_commit"],
         "ramtrain": record["environment"]["ramtrain"],
     }
-    run = client.create_run(
-        _experiment(client, experiment),
-        start_time=started_ms,
-        tags={name: value for name, value in tags.items() if value},
-        run_name=record["run"],
+    experiment_id = _experiment(client, experiment)
+    run_id = (
+        _logged(client, experiment_id, record)
+        or client.create_run(
+            experiment_id,
+            start_time=started_ms,
+            tags={name: value for name, value in tags.items() if value},
+            run_name=record["run"],
+        ).info.run_id
     )
-    client.log_batch(
-        run.info.run_id,
-        metrics=[Metric(name, value, ended_ms, 0) for name, value in _metrics(record).items()],
-        params=[Param(name, value) for name, value in record.get("parameters", {}).items()],
+    try:
+        client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, ended_ms, 0) for name, value in _metrics(record).items()],
+            params=[Param(name, value) for name, value in record.get("parameters", {}).items()],
+        )
+        client.log_artifact(run_id, str(record_file))
+    except Exception:
+        client.set_terminated(run_id, status="FAILED", end_time=ended_ms)  # or else it would seem to be running
+        raise
+    client.set_terminated(run_id, end_time=ended_ms)
+
+
+def _logged(client: MlflowClient, experiment_id: str, record: Mapping[str, Any]) -> str | None:
+    """Return the run in MLflow that an unmounting which was cut short has begun; None if there is none."""
+    found = client.search_runs(
+        [experiment_id],
+        f"attributes.run_name = '{record['run']}' and tags.`{_STARTED}` = '{record['started']}'",
+        max_results=1,
     )
-    client.log_artifact(run.info.run_id, str(record_file))
-    client.set_terminated(run.info.run_id, end_time=ended_ms)
+    return found[0].info.run_id if found else None
 
 
 def _metrics(record: Mapping[str, Any]) -> dict[str, float]:

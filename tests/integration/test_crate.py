@@ -8,7 +8,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import requests
@@ -18,6 +19,7 @@ from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
 
+from ramtrain.config import Run
 from ramtrain.crate import CRATE
 from ramtrain.record import Steps, compose
 from ramtrain.schema import complete, load_yaml
@@ -152,7 +154,8 @@ def _check_old_notes(home: Path, old: Path) -> None:
     old.write_text(json.dumps(notes))
     unmount = {"started": "2026-01-01T12:00:00.000+00:00", "ended": "2026-01-01T12:00:00.100+00:00"}
     record = json.loads((home / "record.json").read_text())
-    composed = compose(Steps.read(old), record["config"], home, unmount_s=0.1, unmount=unmount)
+    run = cast(Run, SimpleNamespace(config=record["config"], values=record["parameters"]))
+    composed = compose(Steps.read(old), run, home, unmount_s=0.1, unmount=unmount)
     assert composed["steps"] == {"mount": {"started": record["started"]}, "unmount": unmount}
     complete(composed, load_yaml(REPO / "workflow/schemas/record.schema.yaml"), "record.json")
 

@@ -177,6 +177,38 @@ def test_failed_runs_are_in_the_table_with_their_reason_until_they_are_mended(
     assert list(table(workdir)["reason"]) == [""] * 4
 
 
+def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type(
+    snakemake: Snakemake, workdir: Path, project: Path
+) -> None:
+    config = small_config(project, sweep={"status": [0]})
+    config["project"]["command"] += ["--status", "{status}"]
+    assert snakemake(config, "train").status == 0
+    broken = workdir / "results/status=0/record.json"
+    broken.write_text("{")
+    named = "results/status=0/record.json is no record of a run ("
+
+    ended = snakemake(config, "train")
+    assert ended.status != 0
+    assert named in ended.output
+    assert "Traceback" not in ended.output
+
+    failed = snakemake(changed(config, {"sweep.status": [0, 3]}), "train")
+    said = failed.output.splitlines()
+    assert "run status=3: failed: the trainer failed with exit status 3 after 0 s: giving up" in said
+    unwritten = next(number for number, line in enumerate(said) if line.startswith("results/summary.tsv could not be"))
+    assert named in said[unwritten]
+    assert said[unwritten + 1].startswith("run status=3: ")
+    assert said[unwritten + 2] == "To go on from there, type"
+    assert "Traceback" not in failed.output
+    assert snakemake(config, "unmount").status == 0
+
+    broken.unlink()
+    mended = snakemake(changed(config, {"sweep.status": [0]}), "train")
+    assert mended.status == 0, mended.output
+    assert trained(mended.output) == set()
+    assert record(workdir, "status=0")["status"] == "done"
+
+
 def test_a_run_that_is_refused_or_not_exported_has_its_reason_too(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:

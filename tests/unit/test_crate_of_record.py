@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,15 @@ def test_nothing_is_said_that_is_not_known(tmp_path: Path) -> None:
 
 
 def test_parameters_are_inputs_of_the_workflow(tmp_path: Path) -> None:
-    describe_run({**whole_record(), "parameters": {"lr": "1e-4", "a b": "x"}}, tmp_path, TEXT)
+    describe_run({**whole_record(), "parameters": {"lr": "1e-4", "a b": "x", "project": "y"}}, tmp_path, TEXT)
     found = crate(tmp_path)
-    assert {"#input/lr", "#input/a%20b"} <= referred(found[WORKFLOW]["input"])
+    slots = {f"#input/parameters/{name}": name for name in ("lr", "a%20b", "project")}
+    assert referred(found[WORKFLOW]["input"]) == {*slots, "#input/project"}
+    for slot, name in slots.items():
+        assert (found[slot]["additionalType"], found[slot]["name"]) == ("Text", name.replace("%20", " "))
+        assert found[f"#value/{name}"]["exampleOfWork"] == {"@id": slot}
+    assert found["#input/project"]["additionalType"] == "Collection"
+    assert found["#project"]["exampleOfWork"] == {"@id": "#input/project"}
     assert found["#value/lr"]["value"] == "1e-4"
     assert "#value/lr" in referred(found["#train"]["object"])
 
@@ -143,6 +150,21 @@ def test_the_sweep_refers_to_its_runs(tmp_path: Path) -> None:
     assert found["a/record.json"]["sha256"] == hashlib.sha256((tmp_path / "a/record.json").read_bytes()).hexdigest()
     assert found["a/model/best_model.pth"]["sha256"] == "0" * 64
     assert found["#usage/a/writes.written_bytes"]["value"] == 238388224
+
+
+def test_what_the_sweep_does_not_need_of_its_records_does_not_pile_up(tmp_path: Path) -> None:
+    record = whole_record()
+    record["project"]["inputs"] = [{"path": f"wavs/{number}.wav", "sha256": "3" * 64} for number in range(3000)]
+    for number in range(12):
+        (tmp_path / f"r{number}").mkdir()
+        write_json(tmp_path / f"r{number}" / RECORD, {**record, "run": f"r{number}"})
+    records = sorted(tmp_path.glob(f"*/{RECORD}"))
+    describe_sweep(records[:1], tmp_path, TEXT)
+    tracemalloc.start()
+    describe_sweep(records, tmp_path, TEXT)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 8 * records[0].stat().st_size, "those of 12 runs take 12 times as much, and more"
 
 
 def test_the_workflow_is_all_of_its_rules() -> None:
