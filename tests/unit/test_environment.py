@@ -17,10 +17,13 @@ from conftest import REPO, small_config
 from ramtrain import environment
 from ramtrain.config import complete_config, load_runs
 from ramtrain.environment import Description, ProjectState, describe_gpus, describe_machine, diff_of, disk_model
+from ramtrain.export import keep_log
+from ramtrain.git import DIFF
 from ramtrain.inputs import read_inputs
 from ramtrain.lease import Lease
 from ramtrain.packages import Python
 from ramtrain.ramdisk import acquire, release
+from ramtrain.shelf import TRAINER_LOG, home
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -106,6 +109,15 @@ def test_a_project_is_described_beside_its_training(project: Path, lease: Lease)
     assert state.inputs == found.files
     assert ProjectState.from_dict(json.loads(json.dumps(asdict(state)))) == state
     assert not list(Path(lease.state).glob("code-*"))
+
+
+def test_of_a_training_that_fails_the_log_comes_home_and_the_diff_does_not(lease: Lease) -> None:
+    home("test").mkdir(parents=True)
+    (home("test") / DIFF).write_text("of the training that is recorded")
+    diff_of(lease).write_text("of this one")
+    (Path(lease.folder) / TRAINER_LOG).write_text("it failed")
+    assert keep_log("test", lease).read_text() == "it failed"
+    assert (home("test") / DIFF).read_text() == "of the training that is recorded"
 
 
 def test_a_state_of_an_older_version_is_read() -> None:
