@@ -120,24 +120,43 @@ def _kind(name: str) -> str | None:
 def redact(value: Any, name: str = "", hidden: bool = False) -> Any:
     """Return a copy of what is to be written, config or record, without its secrets.
 
-    A list of texts is taken for arguments, a text named `command` for those of a shell.
+    A flat list with texts is taken for arguments, a text named `command` for those of a shell. Under `metrics` there are
+    names of metrics, such as `password_f1`, and keys of tables: they hide nothing.
 
     Args:
         name: the key that `value` stands under.
         hidden: whether it stands under the name of a secret.
     """
+    if name == "metrics" and isinstance(value, Mapping) and not hidden:
+        return {metric: _redact_looks(about) for metric, about in value.items()}
     if isinstance(value, Mapping):
         below = hidden or _kind(name) == "secret"
         return {key: redact(part, str(key), below) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        if value and not hidden and _kind(name) is None and all(isinstance(part, str) for part in value):
-            return redact_arguments(value)
+        if not hidden and _kind(name) is None and _are_arguments(value):
+            texts = redact_arguments([str(part) for part in value])
+            return [
+                text if isinstance(part, str) or text == MARK else part for part, text in zip(value, texts, strict=True)
+            ]
         return [redact(part, name, hidden) for part in value]
     if is_secret("secret" if hidden else name, value):
         return MARK
     if not isinstance(value, str):
         return value
     return _redact_command(value) if name == "command" else redact_text(value, code=True)
+
+
+def _are_arguments(parts: Sequence[Any]) -> bool:
+    """Whether a list has nothing in it that is not one value, and a text at least: `[python, --lr, 0.1]`."""
+    is_flat = all(part is None or isinstance(part, (str, int, float)) for part in parts)
+    return is_flat and any(isinstance(part, str) for part in parts)
+
+
+def _redact_looks(value: Any) -> Any:
+    """Return a copy without what looks like a secret, whatever it is named."""
+    if isinstance(value, Mapping):
+        return {key: _redact_looks(part) for key, part in value.items()}
+    return redact_text(value, code=True) if isinstance(value, str) else value
 
 
 def redact_arguments(argv: Sequence[str]) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO, small_config
+from samples import whole_record
 
 from ramtrain.config import complete_config, load_runs
 from ramtrain.ramdisk import MARK, acquire, ram_root, release
+from ramtrain.redact import redact
 from ramtrain.rescue import leftovers
+from ramtrain.schema import complete, load_yaml
 
 
 def test_one_bad_mark_does_not_hide_the_others(project: Path, workdir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -24,3 +28,19 @@ def test_one_bad_mark_does_not_hide_the_others(project: Path, workdir: Path, cap
     (bad / MARK).unlink()
     bad.rmdir()
     release(lease)
+
+
+@pytest.mark.parametrize("name", ["password_f1", "secret_recall", "api_key_f1", "token", "credentials", "HF_TOKEN"])
+def test_a_name_that_a_user_chose_makes_no_record_unfit(name: str) -> None:
+    record: dict[str, Any] = whole_record()
+    metric = record["metrics"]["loss"]
+    record["metrics"] = {name: metric}
+    for texts in ("parameters", "progress"):
+        record[texts] = {name: "Zq81ab92"}
+    for free in ("training", "config"):
+        record[free] = {"project": {"metrics": {name: {"file": "a.csv", "key": name, "goal": "max"}}}, name: 5}
+    record["guard"]["counts"] = {"go on": 1}
+    redacted = redact(record)
+    complete(redacted, load_yaml(REPO / "workflow/schemas/record.schema.yaml"), "record.json")
+    assert redacted["metrics"] == {name: metric}
+    assert redacted["config"]["project"] == record["config"]["project"]

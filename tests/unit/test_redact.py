@@ -190,3 +190,20 @@ def test_a_config_keeps_its_form() -> None:
         "none": None,
     }
     assert redact(redact(config)) == redact(config)
+
+
+def test_a_command_with_numbers_is_one_of_arguments() -> None:
+    command = ["python", "--lr", 0.1, "--password", "hunter2x", "--pin", -3, "--secret", 1234, "--amp", True, None]
+    expected = [*command[:4], MARK, "--pin", -3, "--secret", MARK, "--amp", True, None]
+    assert redact({"command": command, "sizes": [1, 2.5]}) == {"command": expected, "sizes": [1, 2.5]}
+    assert redact({"secret": ["--lr", 5]}) == {"secret": [MARK, MARK]}
+
+
+def test_names_of_metrics_hide_nothing() -> None:
+    metrics = {
+        "password_f1": {"final": 0.5, "best": None, "goal": "max", "source": f"use {TOKEN}: x"},
+        "api_key_f1": {"file": "out/*.csv", "key": "val_4f1b2c3d9e8a7"},
+    }
+    clean = {**metrics, "password_f1": {**metrics["password_f1"], "source": f"use {MARK}: x"}}
+    assert redact({"project": {"metrics": metrics}}) == {"project": {"metrics": clean}}
+    assert redact({"secrets": {"metrics": {"a": "b1"}}}) == {"secrets": {"metrics": {"a": MARK}}}
