@@ -9,8 +9,9 @@ import os
 import platform
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +34,8 @@ _OWN_CODE = ("src", "scripts", "workflow", "Snakefile", "config/trainers")
 _BLOCK = Path("/sys/class/block")
 _NICE = 10
 _CANCELLED_S = 1.0
+# After the training's end; what is not found by then is missing.
+_LONGEST_END_S = 10.0
 _NVIDIA_SMI_S = 10.0
 
 
@@ -72,6 +75,7 @@ class Description:
         self._code, self._python = Code(None, None), Python()
         self._larger: LargerInputs | None = None
         self._stop = threading.Event()
+        self._deciding = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Description:
@@ -101,11 +105,23 @@ class Description:
             self._thread.start()
 
     def finish(self) -> ProjectState:
-        """Return what it found, now that the training has ended; each of its steps has a limit of its own."""
+        """Return what it found, now that the training has ended, or finds within some seconds; a warning says what is
+        missing then."""
         assert self._thread is not None and self._larger is not None
+        deadline_s = time.monotonic() + _LONGEST_END_S
         hashed = self._larger.finish()
-        self._thread.join()
-        code = self._code
+        self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        if self._thread.is_alive():
+            log.warning(
+                "run %s: the project's code or its Python is not described as a whole: that took more than %g s after "
+                "the training's end",
+                self.run,
+                _LONGEST_END_S,
+            )
+            self._stop.set()
+            self._thread.join(_CANCELLED_S)
+        with self._deciding:
+            code = self._code
         return ProjectState(
             git_commit=code.commit,
             dirty=code.dirty,
@@ -124,15 +140,29 @@ class Description:
             target.unlink(missing_ok=True)  # of an earlier attempt
             with tempfile.TemporaryDirectory(prefix="code-", dir=self.lease.state) as scratch:
                 code = read_code(self.project, Path(scratch), self._stop)
-            if code.diff and not self._stop.is_set():
-                target.write_bytes(code.diff)
-            self._code = code
+            self._keep(code, target)
         except OSError as error:
             log.warning("run %s: what is not committed is not in the record: %s", self.run, error)
-        if self._code.left_out:
+        if self._code.diff and self._code.left_out:
             count = pluralize(self._code.left_out, "changed file is", "changed files are")
             log.info("run %s: %s not in %s; it says which, and why", self.run, count, DIFF)
         self._python = python_of(argv, env, self.project, self._stop)
+
+    def _keep(self, code: Code, target: Path) -> None:
+        """Note the code and write its diff, unless it is too late for that: then neither comes home without the other.
+
+        Raises:
+            OSError: the diff could not be written; the rest is noted.
+        """
+        with self._deciding:
+            self._code = replace(code, diff=None)
+            if code.diff and not self._stop.is_set():
+                try:
+                    target.write_bytes(code.diff)
+                except OSError:
+                    target.unlink(missing_ok=True)
+                    raise
+                self._code = code
 
 
 def diff_of(lease: Lease) -> Path:

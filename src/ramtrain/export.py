@@ -62,8 +62,10 @@ class Export:
 
 
 def keep_log(run: str, lease: Lease) -> Path:
-    """Bring the trainer's output, the series of the training and what is not committed home; return where the output
-    is then."""
+    """Bring the trainer's output and the series of the training home; return where the output is then.
+
+    What is not committed comes with the model alone: beside the record of an earlier training it would be another's.
+    """
     kept = Path(lease.folder) / TRAINER_LOG
     for source in _logs(lease):
         try:
@@ -76,7 +78,7 @@ def keep_log(run: str, lease: Lease) -> Path:
 
 
 def _logs(lease: Lease) -> list[Path]:
-    places = (Path(lease.folder) / TRAINER_LOG, series_of(lease), diff_of(lease))
+    places = (Path(lease.folder) / TRAINER_LOG, series_of(lease))
     return [path for path in places if path.exists()]
 
 
@@ -92,7 +94,8 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
     artifacts = _find_artifacts(run, products, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
     total_bytes = sum(sizes.values())
-    target, logs = home(run), _logs(lease)
+    target, diff = home(run), diff_of(lease)
+    logs = [*_logs(lease), *([diff] if diff.exists() else [])]
     try:
         make_folders(target)
         _check_room(target, total_bytes + sum(path.stat().st_size for path in logs))
@@ -103,7 +106,7 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
             kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
         if not artifacts and (target / "artifacts" / MANIFEST).is_file():
             remove(target / "artifacts")  # of an earlier training
-        if not diff_of(lease).exists():
+        if not diff.exists():
             remove(target / DIFF)  # likewise
     except (OSError, RamTrainError) as error:
         raise RamTrainError(

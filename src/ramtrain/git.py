@@ -31,6 +31,9 @@ DIFF = "project.diff"
 MOST_FILE_BYTES = 1 << 20
 MOST_DIFF_BYTES = 4 << 20
 _MOST_FILES = 1_000
+# Of those that are not tracked so many are looked into, each as far as Git looks whether a file is text.
+_MOST_LOOKS = 2_000
+_LOOK_BYTES = 8_000
 _MOST_NAMES = 100
 _MOST_ARGUMENTS = 200
 _MOST_ANSWER_BYTES = 32 << 20
@@ -200,6 +203,7 @@ class Repository:
             some = [f":(top,literal){path}" for path in paths[start : start + _MOST_ARGUMENTS]]
             answer = self.ask("diff", "--binary", *_DIFF_OPTIONS, "HEAD", "--", *some)
             for section in re.split(rb"(?m)^(?=diff --git )", answer)[1:]:
+                self._check_stop()
                 path = _path_of(section)
                 if why := self._hides(section, path, blobs.get(path)):
                     left_out[path] = why
@@ -210,30 +214,44 @@ class Repository:
         return self._head(left_out, marked) + b"".join(sections), len(left_out)
 
     def _choose(self, changes: Iterable[Change], left_out: dict[str, str]) -> list[Change]:
-        """Return the changes that fit, those of code first; note why the others do not."""
+        """Return the changes that fit, those of code first; note why the others do not.
+
+        Raises:
+            CommandError: it was stopped.
+        """
         known = list(changes)
         old_bytes = self._blob_sizes([change.old for change in known if change.old and change.old.strip("0")])
         sized = []
         for change in known:
+            self._check_stop()
             size_bytes = max(_size(self.top / change.path), old_bytes.get(change.old or "", 0))
             suffix = PurePosixPath(change.path).suffix.lower()
             sized.append((change.old is None, suffix not in _TEXTS, size_bytes, change))
-        chosen, total_bytes = [], 0
+        chosen, total_bytes, looks = [], 0, 0
         for is_untracked, _, size_bytes, change in sorted(sized, key=lambda entry: (entry[:3], entry[3].path)):
+            self._check_stop()
             if change.path.endswith("/"):
                 left_out[change.path] = "another repository"
             elif _is_secret_file(change.path):
                 left_out[change.path] = "by its name it holds a secret"
             elif size_bytes > MOST_FILE_BYTES:
                 left_out[change.path] = format_size(size_bytes, binary=True)
-            elif is_untracked and b"\0" in _content(self.top / change.path):
-                left_out[change.path] = "not tracked, and no text"
             elif total_bytes + size_bytes > MOST_DIFF_BYTES or len(chosen) >= _MOST_FILES:
                 left_out[change.path] = "the others are enough"
+            elif is_untracked and looks >= _MOST_LOOKS:
+                left_out[change.path] = f"not tracked, and {looks:,} others were looked into"
+            elif is_untracked and b"\0" in _content(self.top / change.path, _LOOK_BYTES):
+                looks += 1
+                left_out[change.path] = "not tracked, and no text"
             else:
+                looks += is_untracked
                 total_bytes += size_bytes
                 chosen.append(change)
         return chosen
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise CommandError(f"{self.top}: it was stopped")
 
     def _blob_sizes(self, blobs: Sequence[str]) -> dict[str, int]:
         given = "".join(f"{blob}\n" for blob in blobs).encode()
@@ -320,11 +338,11 @@ def _size(path: Path) -> int:
         return 0  # it is deleted
 
 
-def _content(path: Path) -> bytes:
-    """Return what is in a file, as far as it may be shown; of a link, a folder, and what is gone, nothing."""
+def _content(path: Path, most_bytes: int = MOST_FILE_BYTES) -> bytes:
+    """Return the beginning of a file, by default all that may be shown; of a link, a folder, what is gone, nothing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
-    with open(descriptor, "rb") as file:
-        return file.read(MOST_FILE_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    with open(descriptor, "rb", buffering=0) as file:
+        return file.read(most_bytes) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ramtrain.errors import RamTrainError
 from ramtrain.progress import COLOURS
-from ramtrain.view import Escapes, View
+from ramtrain.view import Escapes, View, matcher
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def read_sources(
         step: what finds the step in the trainer's output, if the adapter knows.
 
     Raises:
-        RamTrainError: not exactly one place, a file of another kind, a bad regular expression.
+        RamTrainError: not exactly one place, a file of another kind, a bad glob or regular expression.
     """
     return tuple(
         _read_source(name, entry, f"{where}.{name}", step.pattern if step else None) for name, entry in metrics.items()
@@ -108,6 +108,10 @@ def _read_source(name: str, entry: Mapping[str, str], named_in: str, step: str |
     else:
         if where.startswith("/") or ".." in where.split("/"):
             raise RamTrainError(f"{named_in}.{kind}: {where!r}: globs are relative to the project and stay in it.")
+        try:
+            matcher([where])
+        except re.error as error:
+            raise RamTrainError(f"{named_in}.{kind}: {where!r} is no glob: {error.msg}.") from None
         if kind == "file" and Path(where).suffix not in _SUFFIXES:
             raise RamTrainError(f"{named_in}.file: {where!r} has to end in one of {', '.join(_SUFFIXES)}.")
         if key is None:
@@ -139,7 +143,7 @@ def read_metrics(
         try:
             with _time_limit(_LONGEST_S):
                 name = _collect(source, view, original, output, values)
-        except (OSError, ValueError, csv.Error, RecursionError, RamTrainError) as error:
+        except (OSError, ValueError, csv.Error, re.error, RecursionError, RamTrainError) as error:
             values, why = _Values(source.goal), str(error)
         metric = values.metric(name)
         if why := why or values.trouble():

@@ -34,7 +34,10 @@ sys.path = [path for path in sys.path if path]
 import json, platform
 try:
     from importlib.metadata import distributions
-    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    # What is left of an install that failed may have no name or no version; of two the first is imported.
+    about = [d.metadata or {} for d in distributions()]
+    known = [(a.get("Name"), a.get("Version")) for a in reversed(about)]
+    found = {name: version for name, version in known if name and version}
 except ImportError:
     found = None
 print(json.dumps([platform.python_version(), sys.executable, sys.base_prefix, found]))

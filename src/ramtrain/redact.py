@@ -1,8 +1,9 @@
 """Secrets are left out of all that RamTrain writes down: told by their names, or by what they look like.
 
 A name counts by its parts: `HF_TOKEN`, `--api-key` and `dbPassword` name secrets, `--tokenizer`, `max_tokens` and
-`key_frames` do not. A reference such as `$HF_TOKEN` or `{hf_token}` is no secret, nor is a switch, nor, where a name
-may mean something else, a number.
+`trigger_token` do not. `token` or `key` alone may mean something else: there a value counts if it looks made up, and a
+parameter that is no secret must not be taken for one, or nobody would notice that it was changed. A reference such as
+`$HF_TOKEN` or `{hf_token}` is no secret, nor is a switch.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# `HFToken2` has the parts HF, Token, 2.
-_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+# `HFToken2` has the parts HF and Token, `OAuth2Token` O, Auth and Token.
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_PARTS = _words(
     "password passwords passwd passphrase secret secrets credential credentials "
     "apikey apikeys accesskey secretkey privatekey authtoken accesstoken"
 )
-# After one of these a key or a token is a secret whatever else the name says; so are keys and tokens.
+# After one of these, or at the end before it, a key or a token is a secret; so are keys and tokens, but for a number.
 _OWNERS = _words(
     "api access auth oauth bearer refresh session private secret signing encryption account hf hub huggingface wandb "
     "github gitlab gh openai anthropic aws azure gcp google comet neptune clearml mlflow kaggle slack npm pypi ssh "
-    "replicate"
+    "replicate license licence telegram discord"
 )
 # With one of these in the name a key or a token is a thing of the training, or the secret is somewhere else.
 _HARMLESS_PARTS = _words(
@@ -38,7 +39,8 @@ _HARMLESS_PARTS = _words(
     "indices max min num n per pad padding eos bos unk mask masked sep cls special stop start end begin prefix suffix "
     "image audio video speaker text label class column sort order primary foreign query head heads value values "
     "dropout rate weight weights level bias proj projection norm budget batch window map ratio loss drop keep merge "
-    "normalization frequency interval file files path paths dir folder name names"
+    "normalization frequency interval file files path paths dir folder name names initializer trigger placeholder "
+    "modifier identifier abstraction concept instance target source input output prompt encoder decoder forced boi eoi"
 )
 _PLACE_PARTS = _words("file files path paths dir folder name names")
 _NO_SECRET = re.compile(
@@ -46,9 +48,15 @@ _NO_SECRET = re.compile(
     | \$\w+ | \$?\{.*\} | %\(.*\).* | %\w+%    # references
     | <.*> | your[_-].* | x+ | \*+ | \.{3}      # what stands for one in a manual""",
 )
-_SPECIAL_TOKEN = re.compile(r"\[[A-Za-z_]*\]")
 _NUMBER = re.compile(r"[+-]?[0-9]{0,10}\.?[0-9]{0,10}(?:[eE][+-]?[0-9]{1,3})?")
-_PLAIN_WORDS = re.compile(r"[a-z]{1,12}(?:[_./ -][a-z]{1,12})*")
+# What may be made up: neither a list nor a call, special token or sentence; then, unless it is of words, by its length.
+_MADE_UP = re.compile(r"(?=[^a-zA-Z]*[a-zA-Z])(?=[^0-9]*[0-9])[\w.+/=:~-]{8,}|[\w.+/=:~-]{16,}", re.ASCII)
+# `SpeakerEmbedding`, `log_history.eval_loss`; between separators also `val_top5_acc`, `v2`, `12`.
+_WORD, _NUMBERED = r"(?:[A-Z]?[a-z]{1,14}|[A-Z]{1,14})", r"[A-Za-z]{3,14}[0-9]{1,2}"
+_PLAIN_WORDS = re.compile(
+    rf"""(?x) [A-Z]?[a-z]{{2,14}}(?:[A-Z][a-z]{{1,13}})* | {_WORD}
+    | (?:{_WORD}|{_NUMBERED}) (?: [_./:-](?:{_WORD}|{_NUMBERED}|[vV]?[0-9]{{1,3}}) )+"""
+)
 
 _LOOKS = re.compile(
     r"""(?x) (?<![A-Za-z0-9]) (?:
@@ -91,53 +99,74 @@ def is_secret(name: str, value: object) -> bool:
         return False
     if kind == "secret":
         return True
-    if _NUMBER.fullmatch(text) or _SPECIAL_TOKEN.fullmatch(text):
+    if _NUMBER.fullmatch(text):
         return False
-    return kind == "token" or not _PLAIN_WORDS.fullmatch(text)
+    return kind == "secrets" or bool(_MADE_UP.fullmatch(text) and not _PLAIN_WORDS.fullmatch(text))
 
 
 @functools.lru_cache(maxsize=4096)
 def _kind(name: str) -> str | None:
-    """Return `secret` for a name whose value is one whatever it is, `token` and `key` for one that may be; else None.
-
-    A key in small letters may also be that of a dictionary: a plain word is not taken for a secret then.
-    """
+    """Return `secret` for a name whose value is one whatever it is, `secrets` for one whose value is one unless it is a
+    number, `maybe` for one whose value tells; else None."""
     parts = [part.lower() for part in _PART.findall(name)]
     if not parts or parts[-1] in _PLACE_PARTS:
         return None
     if not _SECRET_PARTS.isdisjoint(parts):
         return "secret"
     harmless = not _HARMLESS_PARTS.isdisjoint(parts)
-    for before, part in zip(["", *parts], parts, strict=False):
-        if part in ("token", "tokens", "key", "keys") and before in _OWNERS:
-            kind = "secret" if part in ("token", "key") else "token"
+    kind = None
+    for place, part in enumerate(parts):
+        if part not in ("token", "tokens", "key", "keys"):
+            continue
+        before, after = parts[max(0, place - 1) : place], parts[place + 1 :]
+        if not _OWNERS.isdisjoint(before) or (len(after) == 1 and after[0] in _OWNERS):
+            kind = "secret" if part in ("token", "key") else "secrets"
             return kind if parts[-1] not in ("id", "ids") else None
         if part in ("token", "key") and not harmless:
-            return "token" if part == "token" or name.isupper() else "key"
-    return None
+            kind = "maybe"
+    return kind
 
 
 def redact(value: Any, name: str = "", hidden: bool = False) -> Any:
     """Return a copy of what is to be written, config or record, without its secrets.
 
-    A list of texts is taken for arguments, a text named `command` for those of a shell.
+    A flat list with texts is taken for arguments, a text named `command` for those of a shell. Under `metrics` stand
+    names of metrics, such as `password_f1`, and keys of tables: they hide nothing.
 
     Args:
         name: the key that `value` stands under.
         hidden: whether it stands under the name of a secret.
     """
+    if name == "metrics" and isinstance(value, Mapping) and not hidden:
+        return {metric: _redact_looks(about) for metric, about in value.items()}
     if isinstance(value, Mapping):
         below = hidden or _kind(name) == "secret"
         return {key: redact(part, str(key), below) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        if value and not hidden and _kind(name) is None and all(isinstance(part, str) for part in value):
-            return redact_arguments(value)
+        if not hidden and _kind(name) is None and _are_arguments(value):
+            texts = redact_arguments([str(part) for part in value])
+            return [
+                text if isinstance(part, str) or text == MARK else part for part, text in zip(value, texts, strict=True)
+            ]
         return [redact(part, name, hidden) for part in value]
     if is_secret("secret" if hidden else name, value):
         return MARK
     if not isinstance(value, str):
         return value
     return _redact_command(value) if name == "command" else redact_text(value, code=True)
+
+
+def _are_arguments(parts: Sequence[Any]) -> bool:
+    """Whether a list has nothing in it that is not one value, and a text at least: `[python, --lr, 0.1]`."""
+    is_flat = all(part is None or isinstance(part, (str, int, float)) for part in parts)
+    return is_flat and any(isinstance(part, str) for part in parts)
+
+
+def _redact_looks(value: Any) -> Any:
+    """Return a copy without what looks like a secret, whatever it is named."""
+    if isinstance(value, Mapping):
+        return {key: _redact_looks(part) for key, part in value.items()}
+    return redact_text(value, code=True) if isinstance(value, str) else value
 
 
 def redact_arguments(argv: Sequence[str]) -> list[str]:

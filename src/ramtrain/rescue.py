@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ramtrain.ramdisk import MARK, Lease, check_free, only_one, ram_root, releas
 from ramtrain.record import Steps
 from ramtrain.salvage import NOTHING, Saved, save_files, save_newest, save_state, whole_model, written
 from ramtrain.shelf import durable_checkpoints, export_file, home
-from ramtrain.staging import Begun, current_stage
+from ramtrain.staging import Begun, Stage, current_stage
 from ramtrain.supervise import Training
 
 log = logging.getLogger(__name__)
@@ -85,9 +86,19 @@ def _count(lease: Lease) -> Saved:
 
 
 def _bring_home(lease: Lease) -> list[Saved]:
-    begun, stage, trained = Begun.read(lease), current_stage(lease), Path(lease.state) / TRAIN
+    begun, stage = Begun.read(lease), current_stage(lease)
     if begun is None or stage is None:
         return [NOTHING]
+    try:
+        return _find(lease, begun, stage)
+    except re.error as error:
+        log.warning("run %s: a glob of its config cannot be used: %s; all that it wrote comes home", lease.run, error)
+        return [save_files("all that it wrote", lease, written(lease, stage))]
+
+
+def _find(lease: Lease, begun: Begun, stage: Stage) -> list[Saved]:
+    """Bring home what the globs find: the model, or else the newest checkpoint, or all that is there."""
+    trained = Path(lease.state) / TRAIN
     if begun.finished and trained.exists():
         try:
             exported = export_model(lease.run, begun.products, lease, stage)

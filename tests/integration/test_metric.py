@@ -27,6 +27,7 @@ def test_metrics_are_in_the_record_and_in_the_table(snakemake: Snakemake, workdi
         "zeta": {"log": "loss: ([0-9.]+)"},
         "accuracy": {"file": "out/*.csv", "key": "accuracy", "goal": "max"},
         "missing": {"file": "out/*.json", "key": "x"},
+        "password_f1": {"log": "loss: ([0-9.]+)"},
     }
 
     ended = snakemake(yaml.safe_dump(config, sort_keys=False), "train", "plot_ranking", cores=2)
@@ -34,7 +35,7 @@ def test_metrics_are_in_the_record_and_in_the_table(snakemake: Snakemake, workdi
     assert ended.status == 0, ended.output
     assert "run first: zeta: 1.25 at best; 3.25 in the end" in ended.output
     record = json.loads((workdir / "results/first/record.json").read_text())
-    assert list(record["metrics"]) == ["zeta", "accuracy", "missing"], "in the order of the config"
+    assert list(record["metrics"]) == ["zeta", "accuracy", "missing", "password_f1"], "in the order of the config"
     assert record["metrics"]["zeta"] == {
         "final": 3.25,
         "best": 1.25,
@@ -50,6 +51,7 @@ def test_metrics_are_in_the_record_and_in_the_table(snakemake: Snakemake, workdi
         "source": "out/metrics.csv: accuracy",
     }
     assert record["metrics"]["missing"]["best"] is None
+    assert record["metrics"]["password_f1"] == record["metrics"]["zeta"], "the name of a metric makes no secret of it"
     log = (workdir / "results/first/logs/export_model.log").read_text()
     assert "WARNING run first: metric missing (project.metrics.missing): the training wrote no file that" in log
     complete(record, load_yaml(REPO / "workflow/schemas/record.schema.yaml"), "record.json")

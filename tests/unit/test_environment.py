@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,10 +18,13 @@ from conftest import REPO, small_config
 from ramtrain import environment
 from ramtrain.config import complete_config, load_runs
 from ramtrain.environment import Description, ProjectState, describe_gpus, describe_machine, diff_of, disk_model
+from ramtrain.export import keep_log
+from ramtrain.git import DIFF, Code
 from ramtrain.inputs import read_inputs
 from ramtrain.lease import Lease
 from ramtrain.packages import Python
 from ramtrain.ramdisk import acquire, release
+from ramtrain.shelf import TRAINER_LOG, home
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -108,6 +112,15 @@ def test_a_project_is_described_beside_its_training(project: Path, lease: Lease)
     assert not list(Path(lease.state).glob("code-*"))
 
 
+def test_of_a_training_that_fails_the_log_comes_home_and_the_diff_does_not(lease: Lease) -> None:
+    home("test").mkdir(parents=True)
+    (home("test") / DIFF).write_text("of the training that is recorded")
+    diff_of(lease).write_text("of this one")
+    (Path(lease.folder) / TRAINER_LOG).write_text("it failed")
+    assert keep_log("test", lease).read_text() == "it failed"
+    assert (home("test") / DIFF).read_text() == "of the training that is recorded"
+
+
 def test_a_state_of_an_older_version_is_read() -> None:
     old = {"git_commit": None, "dirty": None, "inputs": [], "inputs_left_out": 3}
     state = ProjectState.from_dict({**old, "python": "3.11.2", "packages": {"torch": "2.4"}})
@@ -125,3 +138,48 @@ def test_a_training_that_fails_does_not_wait_for_its_description(project: Path, 
     assert time.monotonic() - began < 3
     assert description._thread is not None
     assert not description._thread.is_alive(), "and leaves no process behind"
+
+
+def test_what_takes_too_long_after_the_training_is_missing_and_the_rest_is_there(
+    project: Path, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(environment, "_LONGEST_END_S", 1.0)
+    program(tmp_path / "slow", "python", "exec sleep 60\n")
+    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "first"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(project), *identity, *arguments], check=True)
+    (project / "train.py").write_text("changed\n")
+    found = read_inputs(project)
+    began = time.monotonic()
+    with Description("test", project, lease) as description:
+        description.start([str(tmp_path / "slow/python"), "train.py"], os.environ, lambda: found)
+        state = description.finish()
+    assert time.monotonic() - began < 4
+    assert "its Python is not described as a whole: that took more than 1 s after the training's end" in caplog.text
+    assert "the packages of" in caplog.text
+    assert state.python == Python(str(tmp_path / "slow/python"))
+    assert (state.dirty, state.diff, len(state.inputs)) == (True, DIFF, len(found.files))
+    assert diff_of(lease).exists()
+
+
+def test_a_diff_that_comes_too_late_is_not_there_without_its_record(
+    project: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    def hangs(*_: object) -> Code:
+        goes_on.wait()
+        return Code("c" * 40, True, b"diff")
+
+    monkeypatch.setattr(environment, "_LONGEST_END_S", 0.1)
+    monkeypatch.setattr(environment, "_CANCELLED_S", 0.1)
+    monkeypatch.setattr(environment, "read_code", hangs)
+    found = read_inputs(project)
+    with Description("test", project, lease) as description:
+        description.start(["nowhere"], os.environ, lambda: found)
+        assert description.finish().diff is None
+        goes_on.set()
+        assert description._thread is not None
+        description._thread.join(5)
+        assert not description._thread.is_alive()
+    assert not diff_of(lease).exists()

@@ -11,8 +11,9 @@ import pytest
 from conftest import needs_root
 
 from ramtrain import git as code
-from ramtrain.git import Code, read_code, read_commit
+from ramtrain.git import Change, Code, Repository, read_code, read_commit
 from ramtrain.redact import MARK
+from ramtrain.system import CommandError
 
 OTHER_UID = 64000
 
@@ -189,6 +190,41 @@ def test_what_is_too_large_is_named_and_code_comes_first(
     assert "  'sub/big.txt': 9.77 KiB\n" in text
     assert "  'sub/inner/': another repository\n" in text
     assert "  'sub/notes': the others are enough\n" in text
+
+
+def test_much_data_that_is_not_tracked_is_hardly_read(
+    repository: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code, "_MOST_LOOKS", 20)
+    project = repository / "sub"
+    for number in range(60):
+        with (project / f"{number:02}.wav").open("wb") as sound:
+            sound.truncate(1 << 20)
+    (project / "new.py").write_text("new\n")
+    before_bytes = read_bytes()
+    found = state(project, scratch)
+    assert read_bytes() - before_bytes < 1 << 20
+    assert found.left_out == 60
+    assert found.diff is not None
+    text = found.diff.decode()
+    assert "diff --git a/sub/new.py" in text
+    assert text.count(": not tracked, and no text\n") == 19
+    assert text.count(": not tracked, and 20 others were looked into\n") == 41
+
+
+def read_bytes() -> int:
+    """Return what this process has read, and the programs that it waited for (proc_pid_io(5), rchar)."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_choice_among_many_files_ends_when_it_is_not_wanted_any_more(repository: Path) -> None:
+    stop = Event()
+    repo = Repository(repository, "", (), {}, stop)
+    changes = [Change("top.py", None)]
+    assert repo._choose(changes, {}) == changes
+    stop.set()
+    with pytest.raises(CommandError, match="it was stopped"):
+        repo._choose(changes, {})
 
 
 def test_what_ramtrain_keeps_in_a_project_is_no_change(

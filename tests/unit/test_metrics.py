@@ -21,7 +21,7 @@ from test_trainers import COQUI_OUTPUT
 from ramtrain import metrics
 from ramtrain.config import Products, complete_config, load_runs, load_trainer
 from ramtrain.errors import RamTrainError
-from ramtrain.metrics import Metric, choose_sources, read_metrics, read_sources
+from ramtrain.metrics import Metric, MetricSource, choose_sources, read_metrics, read_sources
 from ramtrain.view import View
 
 
@@ -314,6 +314,11 @@ def test_tensorboard_is_not_imported_before_it_is_needed() -> None:
         ),
         ({"a": {"file": "/m.csv", "key": "x"}}, "project.metrics.a.file: '/m.csv': globs are relative"),
         ({"a": {"events": "../*", "key": "x"}}, "project.metrics.a.events: '../*': globs are relative"),
+        (
+            {"a": {"file": "out/[z-a]*.csv", "key": "x"}},
+            "project.metrics.a.file: 'out/[z-a]*.csv' is no glob: bad character range z-a.",
+        ),
+        ({"a": {"events": "[z-a]*", "key": "x"}}, "project.metrics.a.events: '[z-a]*' is no glob: "),
     ],
 )
 def test_a_bad_metric_has_one_message_that_names_it(value: Any, expected: str, project: Path) -> None:
@@ -321,6 +326,15 @@ def test_a_bad_metric_has_one_message_that_names_it(value: Any, expected: str, p
         load_runs(complete_config(small_config(project, **{"project.metrics": value}), REPO, "my.yaml"), REPO)
     assert str(refused.value).startswith(expected)
     assert "\n" not in str(refused.value)
+
+
+def test_a_bad_glob_that_an_older_version_let_pass_is_a_metric_that_is_not_found(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = MetricSource("loss", "file", "out/[z-a]*.csv", "loss", "min", "project.metrics.loss", None)
+    found = read_metrics("x", [source], View([place.upper, place.lower]), place.lower, place.output)
+    assert found["loss"].final is None
+    assert "bad character range z-a" in caplog.text
 
 
 def test_the_config_s_metrics_come_first_and_replace_the_adapter_s(project: Path) -> None:

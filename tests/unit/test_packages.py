@@ -91,13 +91,20 @@ def test_the_python_of_a_command(command: str, expected: str | None, place: Path
 
 def test_the_packages_are_those_of_that_python_in_the_trainers_environment(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    extra = tmp_path / "extra/My_Package-1.5.dist-info"
-    extra.mkdir(parents=True)
-    (extra / "METADATA").write_text("Name: My_Package\nVersion: 1.5\n")
+    for name, about in {
+        "extra/My_Package-1.5": "Name: My_Package\nVersion: 1.5\n",
+        "more/My_Package-1.4": "Name: My_Package\nVersion: 1.4\n",
+        "extra/half-1.0": "Name: half\n",
+        "extra/other": "Version: 1.0\n",
+        "extra/empty-1.0": None,
+    }.items():
+        (tmp_path / f"{name}.dist-info").mkdir(parents=True)
+        if about:
+            (tmp_path / f"{name}.dist-info/METADATA").write_text(about)
     project = tmp_path / "project"
     project.mkdir()
     (project / "json.py").write_text("raise SystemExit('a module of the project was run')\n")
-    env = {"PATH": f"{tmp_path}/venv/bin", "PYTHONPATH": str(tmp_path / "extra")}
+    env = {"PATH": f"{tmp_path}/venv/bin", "PYTHONPATH": f"{tmp_path}/extra:{tmp_path}/more"}
     found = python_of(["python", "train.py"], env, project, Event())
     assert found.executable == str(tmp_path / "venv/bin/python")
     assert found.packages == {"My_Package": "1.5"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import time
 from typing import Any
 
 import pytest
@@ -20,8 +22,13 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PR
         ("HF_TOKEN", "abc"),
         ("--hf-token", "abc"),
         ("hfToken", "abc"),
-        ("token", "s3same"),
+        ("token", "s3same81"),
         ("TOKEN_GITHUB", "abc"),
+        ("MY_TOKEN", "Zq81-ab92"),
+        ("token", "Zqabcdefghijklmnop"),
+        ("token", "8121-9432-1123-55"),
+        ("key", "8f14e45f-ceea-167a-5a36-dedd4bea2543"),
+        ("DEPLOY_KEY", "c29tZXRoaW5nIHRoYXQgaXMgc2VjcmV0/+=="),
         ("OAuth2Token", "abc"),
         ("access_token", "letmein"),
         ("api_key", "letmein"),
@@ -30,7 +37,7 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PR
         ("OPENAI_KEY", "word"),
         ("apiKeys", "a,b"),
         ("LICENSE_KEY", "word"),
-        ("key", "A83k-22"),
+        ("key", "A83k-22b"),
         ("model.text_api_key", "abc"),
         ("password", "hunter"),
         ("password", 1234),
@@ -82,6 +89,45 @@ def test_names_that_are_none(name: str, value: object) -> None:
     assert not is_secret(name, value)
 
 
+# Arguments of transformers, diffusers, peft, Lightning, Coqui, accelerate, wandb and others, with values as they have.
+ARGUMENTS = """
+    initializer_token toy | trigger_token sks | token_abstraction TOK | key C4 | placeholder_token <cat> |
+    placeholder_token cat4you99 | modifier_token <new1> | identifier_token ohwx2024v | class_token photo1999a |
+    instance_token a1b2c3d4e5 | token sks | token TOK | token zwx81 | TOKEN sks | token <|endoftext|> | token [MASK] |
+    tokenizer_name bert-base-uncased | tokenizer_file /data/tok3nizer.json | use_fast_tokenizer true |
+    tokenizer_revision 8f14e45fceea167a | pad_token <|pad_0|> | bos_token <s> | eos_token </s> |
+    unk_token [UNK] | cls_token [CLS] | sep_token [SEP] | mask_token <mask> | boi_token <boi_1234> |
+    image_token <image> | forced_bos_token de_DE | decoder_start_token_id 50258 | pad_token_id 0 | eos_token_id 128001 |
+    additional_special_tokens <a>,<b> | max_new_tokens 256 | num_new_tokens_per_abstraction 2 | num_virtual_tokens 20 |
+    token_dim 4096 | token_type_ids 0 | trainable_token_indices 1,2,3 | tokens_per_sample 512 | max_tokens_valid 4096 |
+    include_tokens_per_second true | include_num_input_tokens_seen all | gpt_start_audio_token 8194 |
+    gpt_num_audio_tokens 8194 | stop_token_weight 15.0 | num_key_value_heads 8 | key_dim 64 | key_bias false |
+    query_key_norm rms_norm1 | keys_to_ignore_at_inference past_key_values | image_key jpg2 | text_key text_en_2024 |
+    label_key label2024x | input_key context_messages | output_key response_v2 | prompt_key instruction2 |
+    chosen_key chosen | rejected_key rejected | reward_key reward_model_v2 | dataset_key train_v2 | key val_top5_acc |
+    key log_history.eval_loss | key SpeakerEmbedding | key speaker name | sort_key length | key_frames 1,5,9 |
+    key 1.0000e-04 | cross_attention_key encoder | keypoints coco17points | hub_model_id me/model2024 |
+    hub_strategy every_save | hub_private_repo true | use_auth_token true | push_to_hub yes | wandb_project tts2024x |
+    wandb_run_id 3k2jd9x1 | entity team2024x | monitor val_loss | main_process_port 29500 | session lab2024x1 |
+    d_vector_file speakers2024.pth | phoneme_cache_path ph0nemes2024 | caption_column text2024x | lr 1e-4
+"""
+
+
+@pytest.mark.parametrize("argument", [part.strip() for part in re.split(r" \|\s", ARGUMENTS)])
+def test_what_trainers_are_given_is_no_secret(argument: str) -> None:
+    name, value = argument.split(" ", 1)
+    assert not is_secret(name, value)
+    assert redact_arguments([f"--{name}", value]) == [f"--{name}", value]
+    assert redact({name: value}) == {name: value}
+
+
+def test_long_values_take_little_time() -> None:
+    began = time.monotonic()
+    for value in ("a" * 100_000 + "!", "aB" * 50_000 + "!", "ab_" * 30_000 + "!", "a1" * 50_000, "ab1_" * 30_000 + "!"):
+        is_secret("token", value)
+    assert time.monotonic() - began < 1
+
+
 @pytest.mark.parametrize(
     "secret",
     [
@@ -129,7 +175,7 @@ def test_looks_that_are_none(text: str) -> None:
     ("command", "expected"),
     [
         ("train.py --hf-token abc1 --epochs 3", f"train.py --hf-token '{MARK}' --epochs 3"),
-        ("train.py --api_key=QQ1 -token abc1", f"train.py '--api_key={MARK}' -token '{MARK}'"),
+        ("train.py --api_key=QQ1 -token abcdef12", f"train.py '--api_key={MARK}' -token '{MARK}'"),
         ("train.py --password -1234", f"train.py --password '{MARK}'"),
         ("train.py --use-token --epochs 3", "train.py --use-token --epochs 3"),
         ("train.py +hub.token=abc1 model.dim=3", f"train.py '+hub.token={MARK}' model.dim=3"),
@@ -190,3 +236,20 @@ def test_a_config_keeps_its_form() -> None:
         "none": None,
     }
     assert redact(redact(config)) == redact(config)
+
+
+def test_a_command_with_numbers_is_one_of_arguments() -> None:
+    command = ["python", "--lr", 0.1, "--password", "hunter2x", "--pin", -3, "--secret", 1234, "--amp", True, None]
+    expected = [*command[:4], MARK, "--pin", -3, "--secret", MARK, "--amp", True, None]
+    assert redact({"command": command, "sizes": [1, 2.5]}) == {"command": expected, "sizes": [1, 2.5]}
+    assert redact({"secret": ["--lr", 5]}) == {"secret": [MARK, MARK]}
+
+
+def test_names_of_metrics_hide_nothing() -> None:
+    metrics = {
+        "password_f1": {"final": 0.5, "best": None, "goal": "max", "source": f"use {TOKEN}: x"},
+        "api_key_f1": {"file": "out/*.csv", "key": "val_4f1b2c3d9e8a7"},
+    }
+    clean = {**metrics, "password_f1": {**metrics["password_f1"], "source": f"use {MARK}: x"}}
+    assert redact({"project": {"metrics": metrics}}) == {"project": {"metrics": clean}}
+    assert redact({"secrets": {"metrics": {"a": "b1"}}}) == {"secrets": {"metrics": {"a": MARK}}}
