@@ -189,6 +189,7 @@ def test_the_small_config_is_good(project: Path) -> None:
         # globs
         ("project.model", ["/out"], "project.model: '/out': globs are relative to the project and stay in it."),
         ("project.model", ["a", "../out"], "project.model: '../out': globs are relative to the project"),
+        ("project.exclude", ["out/[z-a]*"], "project.exclude: 'out/[z-a]*' is no glob: bad character range z-a."),
         ("project.artifacts", ["a/../../b"], "project.artifacts: 'a/../../b': globs are relative"),
         ("project.checkpoints", ["x/.."], "project.checkpoints: 'x/..': globs are relative"),
         ("project.exclude", ["/x"], "project.exclude: '/x': globs are relative"),
