@@ -15,9 +15,9 @@ train: .venv/example examples/tiny_tts/data/metadata.csv
 report: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 all --report report.html --report-after-run
 
-# Most of the time tests wait for trainers: four at a time, and none that has nothing left while another has.
+# Most of the time tests wait for trainers: three at a time, and one that has none left takes another's.
 test: .venv/dev examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python -m pytest --numprocesses 4 --dist worksteal
+	$(ACTIVATE) python -m pytest --numprocesses 3 --dist worksteal
 
 lint: .venv/dev
 	$(ACTIVATE) ruff check .
