@@ -75,16 +75,13 @@ wildcard_constraints:
     run="[^/]+",
 
 
-def ramdisk_mb(wildcards):
-    """Return what the run holds from mount to unmount: the same on every rule of its chain."""
-    return RUNS[wildcards.run].ramdisk_mb
-
-
 def run_threads(wildcards):
-    """Return the threads of the run's trainer, or 1 where they are its own affair: likewise the same on every rule."""
+    """Return the threads of the run's trainer, or 1 where they are its own affair: the same on every rule of its chain."""
     return RUNS[wildcards.run].threads or 1
 
 
-def run_gpus(wildcards):
-    """Return how many devices the run is given; 0 where they are its own affair: likewise the same on every rule."""
-    return RUNS[wildcards.run].gpus or 0
+# What a run holds from mount to unmount: the same on every rule of its chain. A resource takes its time for each job, so
+# devices are one only where a run is given any.
+HELD = {"ramdisk_mb": lambda wildcards: RUNS[wildcards.run].ramdisk_mb}
+if any(run.gpus for run in RUNS.values()):
+    HELD["gpu"] = lambda wildcards: RUNS[wildcards.run].gpus or 0

@@ -17,8 +17,7 @@ rule mount_ramdisk:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
-        ramdisk_mb=ramdisk_mb,
-        gpu=run_gpus,
+        **HELD,
     script:
         "../../scripts/mount_ramdisk.py"
 
@@ -36,8 +35,7 @@ rule stage_project:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
-        ramdisk_mb=ramdisk_mb,
-        gpu=run_gpus,
+        **HELD,
     script:
         "../../scripts/stage_project.py"
 
@@ -58,7 +56,6 @@ rule unmount_run:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
-        ramdisk_mb=ramdisk_mb,
-        gpu=run_gpus,
+        **HELD,
     script:
         "../../scripts/unmount_run.py"

@@ -15,8 +15,7 @@ rule train_run:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
-        ramdisk_mb=ramdisk_mb,
-        gpu=run_gpus,
+        **HELD,
     params:
         training=lambda wildcards: RUNS[wildcards.run].training,
     script:
@@ -38,7 +37,6 @@ rule export_model:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
-        ramdisk_mb=ramdisk_mb,
-        gpu=run_gpus,
+        **HELD,
     script:
         "../../scripts/export_model.py"
