@@ -25,7 +25,7 @@ from ramtrain.parameters import ParametersFile, check_place, read_base
 from ramtrain.redact import MARK, redact
 from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
-from ramtrain.view import matcher
+from ramtrain.view import check_glob
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(?:(%)|([KMGT]?)(?:i?B)?)", re.IGNORECASE)
@@ -636,12 +636,7 @@ def _absolute(path: str) -> Path:
 
 def _globs(key: str, patterns: Iterable[str]) -> Iterable[str]:
     for pattern in patterns:
-        if pattern.startswith("/") or ".." in pattern.split("/"):
-            raise RamTrainError(f"project.{key}: {pattern!r}: globs are relative to the project and stay in it.")
-        try:
-            matcher([pattern])
-        except re.error as error:
-            raise RamTrainError(f"project.{key}: {pattern!r} is no glob: {error.msg}.") from None
+        check_glob(f"project.{key}", pattern)
         yield pattern
 
 

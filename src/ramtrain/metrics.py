@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ramtrain.errors import RamTrainError
 from ramtrain.progress import COLOURS
-from ramtrain.view import Escapes, View, matcher
+from ramtrain.view import Escapes, View, check_glob
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +106,7 @@ def _read_source(name: str, entry: Mapping[str, str], named_in: str, step: str |
         if pattern.groups != 1:
             raise RamTrainError(f"{named_in}.log: {where!r} needs one group in parentheses, around the value.")
     else:
-        if where.startswith("/") or ".." in where.split("/"):
-            raise RamTrainError(f"{named_in}.{kind}: {where!r}: globs are relative to the project and stay in it.")
-        try:
-            matcher([where])
-        except re.error as error:
-            raise RamTrainError(f"{named_in}.{kind}: {where!r} is no glob: {error.msg}.") from None
+        check_glob(f"{named_in}.{kind}", where)
         if kind == "file" and Path(where).suffix not in _SUFFIXES:
             raise RamTrainError(f"{named_in}.file: {where!r} has to end in one of {', '.join(_SUFFIXES)}.")
         if key is None:

@@ -248,3 +248,17 @@ def _translate(pattern: str) -> str:
 def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
     """Return a regular expression whose fullmatch tells whether any of the globs names a path."""
     return re.compile("|".join(_translate("/".join(_parts(pattern))) for pattern in patterns) or r"(?!)")
+
+
+def check_glob(key: str, pattern: str) -> None:
+    """Check that a glob, which a config has under `key`, is one, and stays in the project.
+
+    Raises:
+        RamTrainError: it is not, or does not.
+    """
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise RamTrainError(f"{key}: {pattern!r}: globs are relative to the project and stay in it.")
+    try:
+        matcher([pattern])
+    except re.error as error:
+        raise RamTrainError(f"{key}: {pattern!r} is no glob: {error.msg}.") from None
