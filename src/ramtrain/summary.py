@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from humanfriendly.text import pluralize
 
@@ -18,9 +19,6 @@ from ramtrain.errors import RamTrainError
 from ramtrain.failure import Failure, read_failure
 from ramtrain.redact import redact
 from ramtrain.shelf import RESULTS, home
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +71,9 @@ def asked(runs: Mapping[str, Run]) -> dict[str, Asked]:
     return {name: Asked(redact(run.values), run.training) for name, run in runs.items()}
 
 
-def summarize(runs: Mapping[str, Asked]) -> pd.DataFrame:
-    """Return the table: columns as in the record, `model_bytes` of all model files, `model_sha256` of the first.
+def summarize(runs: Mapping[str, Asked]) -> list[dict[str, Any]]:
+    """Return the table's rows: columns as in the record, `model_bytes` of all model files, `model_sha256` of the first;
+    None for what is not known.
 
     After the configured runs come all others whose records are in results and can be read.
 
@@ -84,11 +83,10 @@ def summarize(runs: Mapping[str, Asked]) -> pd.DataFrame:
     Raises:
         RamTrainError: the record of a configured run cannot be read.
     """
-    import pandas as pd  # it takes a fifth of a second, and every call of Snakemake reads this module
-
-    rows = pd.DataFrame([*(_row(run, what) for run, what in runs.items()), *_others(runs)])
-    of_runs = [name for part in ("parameters.", "metrics.") for name in rows.columns if name.startswith(part)]
-    return rows.reindex(columns=[*_HEAD, *of_runs, *_COLUMNS, *_MODEL]).convert_dtypes()
+    rows = [*(_row(run, what) for run, what in runs.items()), *_others(runs)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    of_runs = [name for part in ("parameters.", "metrics.") for name in names if name.startswith(part)]
+    return [{name: row.get(name) for name in (*_HEAD, *of_runs, *_COLUMNS, *_MODEL)} for row in rows]
 
 
 def write_summary(path: Path, runs: Mapping[str, Asked]) -> None:
@@ -97,7 +95,11 @@ def write_summary(path: Path, runs: Mapping[str, Asked]) -> None:
     Raises:
         RamTrainError: the record of a configured run cannot be read.
     """
-    summarize(runs).to_csv(path, sep="\t", index=False, errors="backslashreplace")
+    rows = summarize(runs)
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def account(runs: Mapping[str, Asked]) -> list[str]:

@@ -19,7 +19,7 @@ from samples import LONG, sample_ranked, sample_record, write_table
 from ramtrain import drawing, ranking
 from ramtrain.pictures import read_summary
 from ramtrain.ranking import plot_parameters, plot_ranking
-from ramtrain.summary import Asked, summarize
+from ramtrain.summary import Asked, summarize, write_summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 LRS, BATCHES, SEEDS = ["1e-4", "3e-4", "1e-3"], ["8", "16", "32", "64"], ["1", "2"]
@@ -236,20 +236,21 @@ def test_the_table_of_the_runs_has_parameters_and_metrics_of_any_record(
         folder = Path("results", record["run"])
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps(record))
-    table = summarize(dict.fromkeys(["first", "other", "older"], Asked({}, None)))
-    assert list(table.columns[:15]) == [
+    runs = dict.fromkeys(["first", "other", "older"], Asked({}, None))
+    assert list(summarize(runs)[0])[:15] == [
         *("run", "status", "reason", "started", "parameters.seed", "parameters.ramdisk.size"),
         *(f"metrics.loss.{part}" for part in ("final", "best", "goal", "step_of_best")),
         *(f"metrics.mos.{part}" for part in ("final", "best", "goal", "step_of_best")),
         "timings_s.mount",
     ]
-    table.to_csv(tmp_path / "summary.tsv", sep="\t", index=False)
+    write_summary(tmp_path / "summary.tsv", runs)
     read = read_summary(tmp_path / "summary.tsv")
     assert list(read["run"]) == ["first", "other", "older"]
     assert list(read["metrics.loss.best"].fillna("")) == ["0.25", "", ""]
     assert read["parameters.ramdisk.size"][1] == '1G "or" so'
-    assert list(summarize({"other": Asked({}, None)})["run"]) == ["other", "first", "older"], "those of old come last"
+    rows = summarize({"other": Asked({}, None)})
+    assert [row["run"] for row in rows] == ["other", "first", "older"], "those of old come last"
     shutil.rmtree("results/first")
     shutil.rmtree("results/other")
-    older_only = summarize({"older": Asked({}, None)})
+    (older_only,) = summarize({"older": Asked({}, None)})
     assert not [column for column in older_only if column.startswith(("metrics", "parameters"))]

@@ -40,17 +40,17 @@ def test_a_failure_counts_only_as_long_as_what_failed_is_asked_for(workdir: Path
     put("a")
     note_failure("a", "mount_ramdisk", RamTrainError("run a: no room"))
     other = {**TRAINING, "command": ["python", "train.py", "--lr", "1e-3"]}
-    (failed,) = summarize({"a": Asked({"lr": "1e-3"}, other)}).to_dict("records")
+    (failed,) = summarize({"a": Asked({"lr": "1e-3"}, other)})
     assert (failed["status"], failed["reason"], failed["parameters.lr"]) == ("failed", "no room", "1e-3")
     assert pd.isna(failed["timings_s.total"]), "those were of another training"
     assert account({"a": Asked({}, other)})[0] == "run a: failed: no room"
 
     put_back = {"a": Asked({"seed": "1"}, TRAINING)}
-    (done,) = summarize(put_back).to_dict("records")
+    (done,) = summarize(put_back)
     assert (done["status"], done["timings_s.total"]) == ("done", 53.0)
     assert account(put_back) == []
     Path("results/a/export.json").unlink()
-    assert summarize(put_back)["status"].item() == "failed", "Snakemake would have it exported again"
+    assert summarize(put_back)[0]["status"] == "failed", "Snakemake would have it exported again"
 
 
 def test_of_a_run_without_a_record_the_row_says_what_tells_it_from_others_and_no_secret(
@@ -95,10 +95,10 @@ def test_a_broken_record_is_named_if_it_is_asked_for_and_left_out_if_not(
 def test_parameters_and_metrics_may_have_any_name(workdir: Path) -> None:
     metric = sample_record()["metrics"]["loss"]
     put("a", parameters={"source": "x", "a.source": "y"}, metrics={"my.source": metric})
-    row = summarize({"a": NOTHING}).iloc[0]
+    row = summarize({"a": NOTHING})[0]
     assert (row["parameters.source"], row["parameters.a.source"]) == ("x", "y")
     assert row["metrics.my.source.best"] == 0.25
-    assert "metrics.my.source.source" not in row.index
+    assert "metrics.my.source.source" not in row
 
 
 def test_records_of_many_files_do_not_pile_up(workdir: Path) -> None:
