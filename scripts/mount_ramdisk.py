@@ -15,7 +15,7 @@ from humanfriendly import format_size
 
 from ramtrain import caller
 from ramtrain.admission import check_disk, table
-from ramtrain.again import changes_since
+from ramtrain.again import changes_since, check_same_project
 from ramtrain.config import Run
 from ramtrain.durable import write_json
 from ramtrain.lease import MARK, ram_root
@@ -27,7 +27,9 @@ from ramtrain.sizing import plan_for, read_records
 
 def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
     """Acquire the run's RAM disk, if there is room for it, and on the disk for what is to come home."""
-    if changes := changes_since(run, home(run.run) / "record.json"):
+    record = home(run.run) / "record.json"
+    check_same_project(run, record)
+    if changes := changes_since(run, record):
         logging.info("run %s: is trained again: %s", run.run, changes)
     plan = plan_for(run, workdir, read_records())
     if run.auto_size:

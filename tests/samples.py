@@ -153,6 +153,7 @@ def sample_summary(runs: list[str], baseline: bool) -> pd.DataFrame:
     rows = pd.DataFrame(
         {
             "run": runs,
+            "status": "done",
             "timings_s.total": 53.0,
             "writes.trainer.logical_bytes": 3 * GIB,
             "writes.trainer.disk_bytes": [-4096.0, *[1413120.0] * (len(runs) - 1)],
@@ -182,7 +183,7 @@ def sample_ranked(
         )
         best = 0.5 + 0.1 * away + 0.0001 * number
         rows.append(
-            {"run": names.format(id=run)[:100], "timings_s.total": 53.0}
+            {"run": names.format(id=run)[:100], "status": "done", "timings_s.total": 53.0}
             | {f"parameters.{name}": value for name, value in zip(grid, values, strict=True)}
             | {f"metrics.{metric}.final": best * 1.05, f"metrics.{metric}.best": best, f"metrics.{metric}.goal": goal}
         )

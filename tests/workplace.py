@@ -138,8 +138,9 @@ class Workplace:
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             for root in (self.ram, self.workdir):
-                if found := sorted(root.glob(pattern)):
-                    return found[0]
+                with contextlib.suppress(FileNotFoundError):  # folders come and go while it looks
+                    if found := sorted(root.glob(pattern)):
+                        return found[0]
             assert self.snakemake is None or self.snakemake.poll() is None, self.said()
             time.sleep(0.02)
         raise AssertionError(f"no {pattern} within {within_s} s: {self.said()}")

@@ -12,6 +12,7 @@ import yaml
 
 from ramtrain.config import Run
 from ramtrain.durable import write_bytes
+from ramtrain.errors import RamTrainError
 from ramtrain.redact import redact
 from ramtrain.runs import next_id
 from ramtrain.shelf import home
@@ -43,17 +44,41 @@ def write_config(run: Run, folder: Path) -> None:
     write_bytes(path, (comment + yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True)).encode())
 
 
+def check_same_project(run: Run, record_file: Path) -> None:
+    """Check that the results of a run's name are of its own project: another's model is not to be replaced.
+
+    Raises:
+        RamTrainError: they are another project's.
+    """
+    recorded = _read(record_file)
+    project = recorded and recorded["training"].get("project")
+    if project and project != str(run.project):
+        raise RamTrainError(
+            f"run {run.run}: {record_file.parent} holds the model of another project, {project}, which would be "
+            "replaced. Call Snakemake in a folder of its own for each project (`--directory`), name the run otherwise, "
+            f"or move {record_file.parent} away."
+        )
+
+
 def changes_since(run: Run, record_file: Path) -> str | None:
     """Return what of a training was changed since it has been recorded; None if nothing was, or it was not recorded."""
-    try:
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-        before, old = record["training"], record["parameters"]
-    except (OSError, ValueError, KeyError):
+    record = _read(record_file)
+    if record is None:
         return None
+    before, old = record["training"], record["parameters"]
     values = {name: text for name, text in redact(run.values).items() if name in run.used}
     parameters = _changes({name: old[name] for name in old if name in run.used}, values)
     changed = _changes(before, run.training)
     return "; ".join(parameters or changed) if changed else None
+
+
+def _read(record_file: Path) -> dict[str, Any] | None:
+    """Return a record that says what was trained; None if there is none, or it is of a version that did not."""
+    try:
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        return record if {"training", "parameters"} <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ import humanfriendly
 from ramtrain import memory, runs
 from ramtrain.errors import RamTrainError
 from ramtrain.metrics import MetricSource, choose_sources, read_sources
-from ramtrain.parameters import ParametersFile, check_place, read_base
+from ramtrain.parameters import ParametersFile, base_names, check_place, read_base
 from ramtrain.redact import MARK, redact
 from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
@@ -112,7 +112,8 @@ class Run:
     found them. `size_from` says from where they are. `reserve_bytes` of memory is kept free, None for the default.
     `guard` says whether the training's memory is watched, `grow` whether its RAM disk may be enlarged meanwhile.
     `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row,
-    `settings` the config's keys that its row sets; `config` has them in their place.
+    `settings` the config's keys that its row sets; `config` has them in their place. `base_names` are those that the
+    base of the trainer's parameters file has, None for any.
     The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have.
     """
 
@@ -120,6 +121,7 @@ class Run:
     parameters: Mapping[str, str]
     listed: tuple[str, ...]
     settings: Mapping[str, Any]
+    base_names: frozenset[str] | None
     config: Mapping[str, Any]
     environment: Mapping[str, str]
     project: Path
@@ -157,7 +159,7 @@ class Run:
         """The names of the parameters that reach the trainer."""
         texts = (*self.command, *self.environment.values())
         used = {name for text in texts for name in _PLACEHOLDER.findall(text) if name}
-        return used | set(self.listed) if self.trainer.parameters else used
+        return used | {name for name in self.parameters if self._is_in_file(name)}
 
     @property
     def values(self) -> dict[str, str]:
@@ -188,11 +190,17 @@ class Run:
         return dict(zip(self.environment, filled, strict=True))
 
     def file_parameters(self) -> dict[str, Any]:
-        """Return what the trainer's parameters file is given, by dotted key: what the run's row has, and the seed where
-        the adapter says under which key it stands."""
+        """Return what the trainer's parameters file is given, by dotted key."""
         keys = self.trainer.parameters.keys if self.trainer.parameters else {}
-        names = [name for name in self.parameters if name in self.listed or name in keys]
-        return {keys.get(name, name): typed(self.parameters[name]) for name in names}
+        return {keys.get(name, name): typed(text) for name, text in self.parameters.items() if self._is_in_file(name)}
+
+    def _is_in_file(self, name: str) -> bool:
+        """Whether a parameter is in the trainer's parameters file: the adapter says under which key; or the run's row
+        has it, and so has the base, if there is one."""
+        if self.trainer.parameters is None:
+            return False
+        is_known = self.base_names is None or name in self.base_names
+        return name in self.trainer.parameters.keys or (name in self.listed and is_known)
 
 
 def fill_placeholders(arguments: Iterable[str], values: Mapping[str, str], key: str = "project.command") -> list[str]:
@@ -501,6 +509,7 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         parameters={},
         listed=(),
         settings={},
+        base_names=base_names(folder, trainer.parameters) if trainer.parameters else None,
         config=config,
         environment={name: as_text(value, f"train.environment.{name}") for name, value in train["environment"].items()},
         project=folder,
@@ -557,7 +566,7 @@ def _check_sweep(sweep: Mapping[str, Any], found: Iterable[Run]) -> None:
         if "." not in name and parameter not in used:
             raise RamTrainError(
                 f"config: sweep.{name}: nothing uses it: {{{parameter}}} is neither in project.command nor in "
-                "train.environment."
+                "train.environment, nor is it in the adapter's parameters file."
             )
 
 
@@ -611,6 +620,10 @@ def check_project(run: Run) -> None:
     program = run.arguments(ram=str(folder))[0]
     if "/" not in program:
         if not shutil.which(program, path=run.variables(ram=str(folder)).get("PATH")):
+            if "=" in program:
+                raise RamTrainError(
+                    f"project.command: {program!r} is no program; variables stand in train.environment."
+                )
             raise RamTrainError(
                 f"project.command: program {program!r} not found on the PATH; is its environment active?"
             )

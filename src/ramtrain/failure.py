@@ -20,18 +20,20 @@ _FAILURE = "failure.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """How a run failed: in which step, when (ISO, UTC), and why, in one line."""
+    """How a run failed, or was interrupted (`status`): in which step, when (ISO, UTC), and why, in one line."""
 
     step: str
     ended: str
     reason: str
+    status: str = "failed"
 
 
 def note_failure(run: str, step: str, error: BaseException) -> None:
     """Keep why a step of a run failed. A disk that does not take the note changes nothing: the log has it as well."""
     text = str(getattr(error, "reason", error)) or type(error).__name__
     reason = " ".join(text.splitlines()[0].split()).removeprefix(f"run {run}: ")
-    failure = Failure(step, stamp(), redact_text(reason))
+    was_told = isinstance(error, KeyboardInterrupt) or getattr(error, "was_told", False)
+    failure = Failure(step, stamp(), redact_text(reason), "interrupted" if was_told else "failed")
     try:
         make_folders(home(run))
         write_json(_path(run), asdict(failure))

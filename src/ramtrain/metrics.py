@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -342,7 +343,7 @@ def _in_events(path: Path, tag: str, known: dict[str, None]) -> Iterator[tuple[o
     except ImportError:
         raise RamTrainError(
             "event files are read with the package tensorboard, which RamTrain's Python does not have; type "
-            f"`{sys.executable} -m pip install tensorboard`"
+            f"`{shlex.quote(sys.executable)} -m pip install tensorboard`"
         ) from None
     except OSError:
         raise

@@ -60,6 +60,17 @@ def check_place(folder: Path, parameters: ParametersFile) -> None:
             )
 
 
+def base_names(project: Path, parameters: ParametersFile) -> frozenset[str] | None:
+    """Return the names that the project's own file has at its top; None where the adapter names none, or it cannot be
+    read, which `read_base` tells of."""
+    if parameters.base is None:
+        return None
+    try:
+        return frozenset(read_base(project, parameters))
+    except RamTrainError:
+        return None
+
+
 def make_file(project: Path, upper: Path, parameters: ParametersFile, values: Mapping[str, Any]) -> Path:
     """Write the parameters file of a run; return where.
 

@@ -40,6 +40,7 @@ from ramtrain.drawing import (
     write_title,
 )
 from ramtrain.errors import RamTrainError
+from ramtrain.summary import NOT_CONFIGURED
 
 _STEPS = {"mount": RAM, "stage": STAGE, "train": TRAINER, "export": EXPORT, "unmount": MEMORY}
 
@@ -92,12 +93,13 @@ def read_series(path: Path) -> pd.DataFrame | None:
 
 
 def read_summary(path: Path) -> pd.DataFrame:
-    """Read the table of the runs, `results/summary.tsv`.
+    """Read the table of the runs, `results/summary.tsv`, less those that are no longer configured.
 
     Raises:
         RamTrainError: it is no such table.
     """
-    return _read_table(path, ["run", "timings_s.total"], ["timings_s.total"], csv.QUOTE_MINIMAL)
+    table = _read_table(path, ["run", "status", "timings_s.total"], ["timings_s.total"], csv.QUOTE_MINIMAL)
+    return table[table["status"] != NOT_CONFIGURED].reset_index(drop=True)
 
 
 def read_benchmark(path: Path) -> pd.DataFrame:

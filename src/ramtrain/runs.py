@@ -256,6 +256,8 @@ def _check_header(header: Sequence[str], config_schema: dict[str, Any], source: 
     keys = _config_keys({"properties": {name: config_schema["properties"][name] for name in _SECTIONS}}, config_schema)
     if SEED in header and "train.seed" in header:
         raise RamTrainError(f"{source}: seed and train.seed say the same thing twice; give one of them.")
+    if SEEDS in header:
+        raise RamTrainError(f"{source}: column 'seeds' is of sweeps; a run's own is named 'seed'.")
     for name in header:
         if header.count(name) > 1:
             raise RamTrainError(f"{source}: column {name!r} appears twice.")

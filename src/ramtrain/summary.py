@@ -56,6 +56,7 @@ _COLUMNS = [
     "protection.lost_s",
 ]
 _MODEL = ["model_bytes", "model_sha256"]
+NOT_CONFIGURED = "no longer configured"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def account(runs: Mapping[str, Asked]) -> list[str]:
     failures = {run: failure for run, what in runs.items() if (failure := _failure(run, what))}
     if not failures:
         return []
-    lines = [f"run {run}: failed: {failure.reason}" for run, failure in failures.items()]
+    lines = [f"run {run}: {failure.status}: {failure.reason}" for run, failure in failures.items()]
     path = RESULTS / "summary.tsv"
     try:
         write_summary(path, runs)
@@ -119,7 +120,7 @@ def account(runs: Mapping[str, Asked]) -> list[str]:
         return [*lines, f"{path} could not be written: {error.strerror}"]
     except RamTrainError as error:
         return [*lines, f"{path} could not be written: {error}"]
-    return [*lines, f"{pluralize(len(failures), 'run')} of {len(runs)} failed; the table of all is {path}"]
+    return [*lines, f"{len(failures)} of {pluralize(len(runs), 'run')} did not end well; the table of all is {path}"]
 
 
 def _others(runs: Mapping[str, Asked]) -> list[dict[str, Any]]:
@@ -129,7 +130,7 @@ def _others(runs: Mapping[str, Asked]) -> list[dict[str, Any]]:
         if record.parent.name in runs:
             continue
         try:
-            rows.append(_row(record.parent.name, Asked({}, None)))
+            rows.append({**_row(record.parent.name, Asked({}, None)), "status": NOT_CONFIGURED})
         except RamTrainError as error:
             log.warning("%s The run is no longer configured, and left out of the table.", error)
     return rows
@@ -139,7 +140,7 @@ def _row(run: str, what: Asked) -> dict[str, Any]:
     """Return what is known of a run; one that failed when it was last tried has no figures of the time before."""
     parameters = {f"parameters.{name}": value for name, value in what.parameters.items()}
     if failure := _failure(run, what):
-        return {"run": run, "status": "failed", "reason": failure.reason, **parameters}
+        return {"run": run, "status": failure.status, "reason": failure.reason, **parameters}
     record = home(run) / "record.json"
     return _recorded(record) if record.exists() else {"run": run, "status": "not done", **parameters}
 

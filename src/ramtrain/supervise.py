@@ -66,11 +66,11 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 
 class Failed(RamTrainError):
     """A training that did not end well: `what` says how it ended, the rest of the text what to do now; `reason` is both
-    in a line, how it ended and what the trainer said last."""
+    in a line, how it ended and what the trainer said last. `was_told` if it was ended by somebody."""
 
-    def __init__(self, what: str, remedy: str, reason: str) -> None:
+    def __init__(self, what: str, remedy: str, reason: str, was_told: bool) -> None:
         super().__init__(f"{what}\n{remedy}")
-        self.what, self.reason = what, reason
+        self.what, self.reason, self.was_told = what, reason, was_told
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
             raise Failed(
                 f"run {run.run}: {ended}. Its output, in {log_at_home}, ends:\n{tail}",
                 _explain(run, lease, stage, watch, ladder),
-                reason=f"{ended}: {tail.splitlines()[-1].strip()}",
+                reason=ended if watch.stopped_by else f"{ended}: {tail.splitlines()[-1].strip()}",
+                was_told=watch.stopped_by is not None,
             )
         Begun(mine(), run.products, finished=True).write(lease)
         project = description.finish()

@@ -10,6 +10,7 @@ import importlib
 import math
 import re
 import reprlib
+import shlex
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -199,9 +200,7 @@ def _library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise _Unreadable(
-            f"{name} is needed to see which tensors differ: {sys.executable} -m pip install {name} ({error})"
-        ) from error
+        raise _Unreadable(f"{name} is needed to see which tensors differ: {_install(name)} ({error})") from error
 
 
 def _safetensors(path: Path, files: ExitStack) -> dict[_Name, Any]:
@@ -224,7 +223,7 @@ def _safetensors(path: Path, files: ExitStack) -> dict[_Name, Any]:
                 values = opened.get_tensor(name)
             except TypeError as error:  # NumPy has no bfloat16
                 raise _Unreadable(
-                    f"torch is needed for tensors of type {about.get_dtype()}: {sys.executable} -m pip install torch"
+                    f"torch is needed for tensors of type {about.get_dtype()}: {_install('torch')}"
                 ) from error
             return _torch_chunks(torch, values) if torch else _numpy_chunks(values)
 
@@ -329,3 +328,7 @@ def _same_entry(first: zipfile.ZipFile, second: zipfile.ZipFile, a: zipfile.ZipI
             if part != other.read(_CHUNK_BYTES):
                 return False
     return True
+
+
+def _install(package: str) -> str:
+    return f"{shlex.quote(sys.executable)} -m pip install {package}"

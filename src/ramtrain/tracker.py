@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -55,8 +56,8 @@ def check_tracker(uri: str | None) -> None:
         )
     if importlib.util.find_spec("mlflow") is None:
         raise RamTrainError(
-            f"record.mlflow_uri: MLflow is not installed in RamTrain's Python. Type `{sys.executable} -m pip install "
-            "mlflow`, or leave the key out."
+            "record.mlflow_uri: MLflow is not installed in RamTrain's Python. Type "
+            f"`{shlex.quote(sys.executable)} -m pip install mlflow`, or leave the key out."
         )
 
 

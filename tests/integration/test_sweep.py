@@ -156,7 +156,7 @@ def test_failed_runs_are_in_the_table_with_their_reason_until_they_are_mended(
     assert ended.status != 0
     reason = "the trainer failed with exit status 3 after 0 s: giving up"
     assert f"run status=3,steps=1: failed: {reason}\n" in ended.output
-    assert "2 runs of 4 failed; the table of all is results/summary.tsv\n" in ended.output
+    assert "2 of 4 runs did not end well; the table of all is results/summary.tsv\n" in ended.output
     rows = table(workdir)
     assert list(rows["status"]) == ["done", "done", "failed", "failed"]
     assert list(rows["reason"]) == ["", "", reason, reason]

@@ -140,7 +140,7 @@ def test_a_wide_metric_has_a_logarithmic_axis(tmp_path: Path) -> None:
 
 def test_without_a_metric_the_pictures_say_so(tmp_path: Path) -> None:
     table = sample_ranked(GRID)
-    for missing in (table[["run", "timings_s.total"]], table.assign(**{"metrics.loss.best": None})):
+    for missing in (table[["run", "status", "timings_s.total"]], table.assign(**{"metrics.loss.best": None})):
         for picture in drawn(missing, tmp_path, ("loss",)):
             assert texts(picture)[0] == "No metric was read of any run"
             assert "project.metrics" in texts(picture)[1]

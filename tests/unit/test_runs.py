@@ -12,7 +12,7 @@ import yaml
 from conftest import REPO, small_config
 from workplace import changed
 
-from ramtrain.again import changes_since, write_config
+from ramtrain.again import changes_since, check_same_project, write_config
 from ramtrain.config import Run, check_project, complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.parameters import make_file
@@ -174,6 +174,7 @@ def test_a_variable_may_be_a_column(project: Path, tmp_path: Path) -> None:
             "line 3: ramdisk.size: '[' is not a value in YAML; put it in quot",
         ),
         ("run\tlr\tproject.trainer\na\t1\tcoki\n", "line 2: project.trainer: 'coki' is not known; known are: coqui, "),
+        ("run\tlr\tseeds\na\t1\t2\n", "line 1: column 'seeds' is of sweeps; a run's own is named 'seed'."),
         ("run\tlr\na\t\n", 'line 2: lr: is empty; give a value, or "" if an empty text is meant.'),
         (
             "run\tlearning_rate\na\t1\n",
@@ -272,7 +273,7 @@ def adapter(tmp_path: Path, content: dict[str, Any]) -> str:
 def test_parameters_reach_the_trainer_as_a_file(project: Path, tmp_path: Path) -> None:
     (project / "conf").mkdir(mode=0o750)
     (project / "conf/base.json").write_text('{"optimizer": {"lr": 1, "eps": 1e-8}, "name": "x"}')
-    keys = {"lr": "optimizer.lr", "seed": "seed"}
+    keys = {"lr": "optimizer.lr", "seed": "seed", "deep": "deep"}
     own = adapter(tmp_path, {"parameters": {"file": "conf/run.json", "base": "conf/base.json", "keys": keys}})
     config = swept(project, {"lr": ["1e-4"], "name": ["y"], "deep": ["[1, 2]"]}, ["sh"], **{"project.trainer": own})
     (run,) = resolve(config).values()
@@ -291,6 +292,18 @@ def test_parameters_reach_the_trainer_as_a_file(project: Path, tmp_path: Path) -
     }
     assert not (project / "conf/run.json").exists()
     assert run.training["parameters"] == {"deep": [1, 2], "optimizer.lr": 1e-4, "name": "y", "seed": 1}
+
+
+def test_a_parameter_that_the_base_does_not_know_is_a_note_or_in_a_sweep_a_mistake(
+    project: Path, tmp_path: Path
+) -> None:
+    (project / "base.json").write_text('{"optimizer": {"lr": 1}, "batch": 8}')
+    own = adapter(tmp_path, {"parameters": {"file": "run.json", "base": "base.json", "keys": {"lr": "optimizer.lr"}}})
+    row = {"run": "a", "lr": 2, "batch": 4, "note": "x"}
+    changes = {"project.trainer": own, "project.command": ["sh"]}
+    (run,) = resolve(small_config(project, runs=[row], **changes)).values()
+    assert run.training["parameters"] == {"optimizer.lr": 2, "batch": 4}
+    assert "config: sweep.bacth: nothing uses it: " in refusal(swept(project, {"bacth": [4]}, **changes))
 
 
 def test_a_parameters_file_may_be_yaml_and_of_its_own(project: Path, tmp_path: Path) -> None:
@@ -393,6 +406,19 @@ def test_an_adapter_of_ones_own_that_is_not_there(project: Path) -> None:
     assert "/no.yaml: no such file; known adapters are: coqui, generic." in refusal(
         small_config(project, **{"project.trainer": "no.yaml"})
     )
+
+
+def test_another_project_s_model_is_not_replaced(project: Path, tmp_path: Path) -> None:
+    (run,) = resolve(small_config(project)).values()
+    path = tmp_path / "record.json"
+    check_same_project(run, path)
+    for training, is_refused in ((run.training, False), ({**run.training, "project": "/other"}, True)):
+        path.write_text(json.dumps({"training": training, "parameters": {}}))
+        if is_refused:
+            with pytest.raises(RamTrainError, match="holds the model of another project, /other, which would be repl"):
+                check_same_project(run, path)
+        else:
+            check_same_project(run, path)
 
 
 @pytest.mark.parametrize(

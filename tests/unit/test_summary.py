@@ -17,8 +17,10 @@ from samples import sample_record, whole_record, write_results
 from ramtrain.config import complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.failure import note_failure
+from ramtrain.pictures import read_summary
 from ramtrain.redact import MARK
 from ramtrain.summary import Asked, account, asked, summarize, write_summary
+from ramtrain.supervise import Failed
 
 TRAINING = whole_record()["training"]
 NOTHING = Asked({}, None)
@@ -61,7 +63,7 @@ def test_of_a_run_without_a_record_the_row_says_what_tells_it_from_others_and_no
     config["project"]["command"] += ["--token", "{hf_token}"]
     runs = asked(load_runs(complete_config(config, REPO, "my.yaml"), REPO))
     note_failure("one", "train_run", RamTrainError("no"))
-    assert account(runs)[-1] == "1 run of 1 failed; the table of all is results/summary.tsv"
+    assert account(runs)[-1] == "1 of 1 run did not end well; the table of all is results/summary.tsv"
     (found,) = read(Path("results/summary.tsv")).to_dict("records")
     assert (found["status"], found["parameters.hf_token"], found["parameters.ramdisk.size"]) == ("failed", MARK, "65M")
     assert runs["one"].training["command"][-1] == MARK
@@ -113,3 +115,21 @@ def test_records_of_many_files_do_not_pile_up(workdir: Path) -> None:
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 8 * one_bytes, "those of 12 runs take 12 times as much, and more"
+
+
+def test_a_run_that_somebody_ended_is_interrupted_and_did_not_fail(workdir: Path) -> None:
+    failed = Failed("run a: it ended", "go on", reason="the trainer was ended by SIGINT after 5 s", was_told=True)
+    note_failure("a", "train_run", failed)
+    note_failure("b", "mount_ramdisk", KeyboardInterrupt("it was interrupted"))
+    assert account({"a": NOTHING, "b": NOTHING})[:2] == [
+        "run a: interrupted: the trainer was ended by SIGINT after 5 s",
+        "run b: interrupted: it was interrupted",
+    ]
+
+
+def test_pictures_are_of_the_configured_runs_alone(workdir: Path) -> None:
+    put("a")
+    put("of_old")
+    write_summary(Path("results/summary.tsv"), {"a": NOTHING})
+    assert "of_old\tno longer configured\t" in Path("results/summary.tsv").read_text()
+    assert list(read_summary(Path("results/summary.tsv"))["run"]) == ["a"]
