@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -167,7 +168,7 @@ def test_without_pytorch_the_bytes_are_compared_and_it_is_said_what_to_install(
     hide(monkeypatch, "torch")
     found = compare_contents(tmp_path / "a.pth", tmp_path / "b.pth")
     assert (found.unit, [each.name for each in found.changed]) == ("storage", ["data/1"])
-    assert f"{sys.executable} -m pip install torch" in found.why
+    assert f"{shlex.quote(sys.executable)} -m pip install torch" in found.why
     same = compare_contents(tmp_path / "a.pth", tmp_path / "a.pth")
     assert same.differing == 0
     assert same.count == found.count
