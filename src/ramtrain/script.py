@@ -18,7 +18,7 @@ from ramtrain.failure import forget_failure, note_failure
 from ramtrain.lease import ram_root
 from ramtrain.ledger import at_work
 from ramtrain.redact import redact_text
-from ramtrain.sizing import plan_for, read_records, sized
+from ramtrain.sizing import all_sized
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def script(snakemake: Any) -> Iterator[Run]:
         forget_failure(run)
         state = ram_root(Path.cwd()) / run
         with at_work(state) if state.is_dir() else nullcontext():
-            yield _sized(runs[run], snakemake)
+            yield all_sized(runs, Path.cwd(), snakemake.resources.ramdisk_mb)[run]
 
 
 @contextmanager
@@ -54,14 +54,7 @@ def script_of_all(snakemake: Any, target: str) -> Iterator[dict[str, Run]]:
     """
     with messages(snakemake, target, target):
         runs = load_runs(snakemake.config, workflow_home(snakemake))
-        yield {name: _sized(run, snakemake) for name, run in runs.items()}
-
-
-def _sized(run: Run, snakemake: Any) -> Run:
-    """Return the run with the size that was planned when Snakemake was called."""
-    if not run.auto_size:
-        return run
-    return sized(run, plan_for(run, Path.cwd(), read_records()), snakemake.resources.ramdisk_mb)
+        yield all_sized(runs, Path.cwd(), snakemake.resources.ramdisk_mb)
 
 
 @contextmanager

@@ -76,6 +76,13 @@ def sized(run: Run, plan: Plan, planned_mb: int | None = None) -> Run:
     )
 
 
+def all_sized(runs: Mapping[str, Run], workdir: Path, planned_mb: int | None = None) -> dict[str, Run]:
+    """Return the runs with their sizes, where the config leaves those open; `planned_mb` as in `sized`."""
+    left_open = [run for run in runs.values() if run.auto_size]
+    plans = plans_for(left_open, workdir, read_records()) if left_open else ()
+    return {**runs, **{run.run: sized(run, plan, planned_mb) for run, plan in plans}}
+
+
 def plan_for(run: Run, workdir: Path, past: Sequence[dict[str, Any]]) -> Plan:
     """Find the size of a run's RAM disk, and what will come home.
 

@@ -123,6 +123,7 @@ def test_nothing_is_said_to_be_in_ram_once_it_is_released(
         wildcards=SimpleNamespace(run="example"),
         config=run.config,
         scriptdir=str(REPO / "scripts"),
+        resources=SimpleNamespace(ramdisk_mb=64),
         log=[str(tmp_path / "log")],
     )
     with pytest.raises(SystemExit), script(snakemake):

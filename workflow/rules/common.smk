@@ -47,10 +47,9 @@ def load_runs():
     runs = settings.load_runs(config, HOME)
     ended = {run for run in runs if Path("results", run, "record.json").exists()}
     settings.check_projects(run for run in runs.values() if run.run not in ended)
-    plans = sizing.plans_for((run for run in runs.values() if run.auto_size), Path.cwd(), sizing.read_records())
     if found := devices.count(runs.values(), ended):
         workflow.global_resources.setdefault("gpu", found)
-    return runs | {run.run: sizing.sized(run, plan) for run, plan in plans}
+    return sizing.all_sized(runs, Path.cwd())
 
 
 try:
