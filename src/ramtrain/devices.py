@@ -13,11 +13,13 @@ import json
 import logging
 import os
 import re
+import signal
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from humanfriendly.text import concatenate, pluralize
 
+from ramtrain import caller
 from ramtrain.config import Run
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import user_root
@@ -209,6 +211,10 @@ def given(run: Run, workdir: str) -> Iterator[Given]:
             if machine.gpus:
                 _warn_of_others(run, taken)
         yield Given(tuple(taken), tuple(taken.values()), _environment(run, list(taken)))
+    except RamTrainError:
+        # One Ctrl-C may come on two ways; the second, from Snakemake, is not to cut off the message of the first.
+        signal.signal(caller.TOLD_TO_END, lambda *_: None)
+        raise
     finally:
         for descriptor in (taken or {}).values():
             os.close(descriptor)
