@@ -18,6 +18,10 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, caller.TOLD_TO_END)
 Found = TypeVar("Found")
 
 
+class _ToldToEnd(BaseException):
+    """No `Exception`: what happens to be at work must not take it for its own, as a handler of `logging` would."""
+
+
 def wait_for(run: str, what: str, attempt: Callable[[], Found | None]) -> Found:
     """Try again and again until there is something; return it.
 
@@ -39,19 +43,28 @@ def wait_for(run: str, what: str, attempt: Callable[[], Found | None]) -> Found:
 
 @contextlib.contextmanager
 def ended_promptly(run: str, what: str) -> Iterator[None]:
-    """Have a signal to end raise a RamTrainError, which ends the wait."""
+    """Have the first signal to end raise a RamTrainError, which ends the wait; a second, of the same Ctrl-C, does not.
+
+    Raises:
+        RamTrainError: it was told to end.
+    """
+    told: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
-        told = "a signal to Snakemake" if number == caller.TOLD_TO_END else signal.Signals(number).name
-        raise RamTrainError(
-            f"run {run}: {told} while it waited for {what}; nothing was started. To go on, type "
-            f"`{caller.command('train')}`."
-        )
+        told.append(number)
+        if len(told) == 1:
+            raise _ToldToEnd
 
     heeded = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
+    except _ToldToEnd:
+        by = "a signal to Snakemake" if told[0] == caller.TOLD_TO_END else signal.Signals(told[0]).name
+        raise RamTrainError(
+            f"run {run}: {by} while it waited for {what}; nothing was started. To go on, type "
+            f"`{caller.command('train')}`."
+        ) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -209,6 +209,27 @@ def test_a_signal_ends_the_wait(
     assert [signal.getsignal(each) for each in signal.Signals] == handlers
 
 
+def test_a_signal_that_comes_while_a_message_is_written_ends_the_wait() -> None:
+    """`logging` takes any `Exception` that its handlers meet for their own, prints it and goes on."""
+
+    class Sent(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), caller.TOLD_TO_END)
+            except Exception:
+                self.handleError(record)
+
+    logger = logging.Logger("waits")
+    logger.addHandler(Sent())
+    with (
+        pytest.raises(RamTrainError, match="run example: SIGINT while it waited for memory; nothing was started"),
+        waiting.ended_promptly("example", "memory"),
+    ):
+        logger.info("waiting for memory")
+        pytest.fail("the signal was lost")
+
+
 def test_what_will_never_fit_and_what_nobody_works_on_is_not_waited_for(
     project: Path, workdir: Path, available: Callable[..., None], another: Callable[..., Promise]
 ) -> None:
