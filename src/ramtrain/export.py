@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
     started, started_at, before = time.monotonic(), stamp(), own_writes()
     view = stage.view()
     model = find_model(run, products, lease, stage, view)
-    artifacts = _find_artifacts(run, products, view, leave_out=set(model))
+    artifacts = _find_artifacts(run, products, stage, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
     total_bytes = sum(sizes.values())
     target, diff = home(run), diff_of(lease)
@@ -154,7 +154,7 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
     """Return the real file for each path that the model's globs name."""
     found: dict[str, Path] = {}
     for pattern in products.model:
-        paths = view.glob([pattern])
+        paths = _products(stage, view, [pattern])
         if not paths:
             written = view.written(Path(stage.project))
             listed = "\n".join(f"  {name}" for name in written[:_MOST_NAMES]) or "  (nothing)"
@@ -176,9 +176,20 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
     return found
 
 
-def _find_artifacts(run: str, products: Products, view: View, leave_out: set[str]) -> dict[str, Path]:
+def _products(stage: Stage, view: View, patterns: Iterable[str]) -> list[str]:
+    """Return the files that each glob names; if the trainer wrote some of them, those alone: beside them may lie what
+    earlier trainings have left in the project."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = view.find([pattern])
+        written = stage.written([pattern]).keys() & matches.keys()
+        found.update(path for name in written or matches for path in matches[name])
+    return sorted(found)
+
+
+def _find_artifacts(run: str, products: Products, stage: Stage, view: View, leave_out: set[str]) -> dict[str, Path]:
     found = {}
-    for path in view.glob(products.artifacts):
+    for path in _products(stage, view, products.artifacts):
         if path in leave_out:
             continue
         try:
