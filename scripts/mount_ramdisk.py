@@ -13,11 +13,12 @@ from pathlib import Path
 
 from humanfriendly import format_size
 
-from ramtrain import caller
+from ramtrain import caller, driver
 from ramtrain.admission import check_disk, table
 from ramtrain.again import changes_since, check_same_project
 from ramtrain.config import Run
 from ramtrain.durable import write_json
+from ramtrain.install import check_install
 from ramtrain.lease import MARK, ram_root
 from ramtrain.ramdisk import acquire
 from ramtrain.script import script
@@ -29,6 +30,8 @@ def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
     """Acquire the run's RAM disk, if there is room for it, and on the disk for what is to come home."""
     record = home(run.run) / "record.json"
     check_same_project(run, record)
+    check_install(run)
+    driver.check(run)
     if changes := changes_since(run, record):
         logging.info("run %s: is trained again: %s", run.run, changes)
     plan = plan_for(run, workdir, read_records())

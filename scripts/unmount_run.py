@@ -17,6 +17,7 @@ from ramtrain.crate import CRATE, describe_run, workflow_text
 from ramtrain.endurance import add_to_total
 from ramtrain.errors import RamTrainError
 from ramtrain.export import check_home
+from ramtrain.install import install
 from ramtrain.ramdisk import release
 from ramtrain.record import Steps, compose, in_brief, write_record
 from ramtrain.script import script, workflow_home
@@ -35,10 +36,12 @@ def unmount_run(run: Run, export_file: Path, record_file: Path, schema: Path, wo
     baseline = read_baseline(RESULTS / BASELINE, run.project, run.command)
     close(run.run, steps.training.fingerprint, run.protect.keep_after_success)
     release(steps.lease)
+    installed = install(run, steps.export.model)
     record = compose(
         steps,
         run,
         Path.cwd(),
+        installed,
         unmount_s=round(time.monotonic() - started, 3),
         unmount={"started": started_at, "ended": stamp()},
         baseline=baseline,

@@ -97,6 +97,7 @@ def whole_record(run: str = "example", version: str = "1.2.3") -> dict[str, Any]
         "guard": {"actions": [], "counts": {}, "paused_s": 0, "spilled_bytes": 0},
         "progress": {},
         "artifacts": [{"path": "artifacts/log.txt", "bytes": 8, "sha256": "1" * 64}],
+        "installed": None,
         "environment": {
             "kernel": "6.12.0",
             "cpu": "a CPU",

@@ -34,7 +34,7 @@ def write_config(run: Run, folder: Path) -> None:
     config = {key: value for key, value in run.config.items() if key not in _NOT_OF_A_RUN}
     trainer = run.config["project"]["trainer"]
     config["project"] = {
-        **run.config["project"],
+        **{key: value for key, value in run.config["project"].items() if key != "install_to"},
         "path": str(run.project),
         "trainer": str(Path(trainer).absolute()) if trainer.endswith(".yaml") else trainer,
     }

@@ -55,9 +55,15 @@ class MemoryNeed:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What an adapter in config/trainers says of a kind of trainer; globs relative to the project."""
+    """What an adapter in config/trainers says of a kind of trainer. Globs, and the places where its own `python` may
+    be, are relative to the project; `driver` is a program that stands beside the adapter, `check` what is added to the
+    command to have it only look whether it can train."""
 
     name: str
+    driver: Path | None
+    python: tuple[str, ...]
+    check: tuple[str, ...]
+    exclude: tuple[str, ...]
     model: tuple[str, ...]
     checkpoints: tuple[str, ...]
     artifacts: tuple[str, ...]
@@ -114,6 +120,7 @@ class Run:
     `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row,
     `settings` the config's keys that its row sets; `config` has them in their place. `base_names` are those that the
     base of the trainer's parameters file has, None for any.
+    `python` is the interpreter that {python} stands for, `install` a folder that gets the model too, with placeholders.
     The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have.
     """
 
@@ -123,6 +130,8 @@ class Run:
     settings: Mapping[str, Any]
     base_names: frozenset[str] | None
     config: Mapping[str, Any]
+    python: str
+    install: str | None
     environment: Mapping[str, str]
     project: Path
     command: tuple[str, ...]
@@ -172,7 +181,9 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """What defines the training: after a change of it the run is trained again. Secrets are left out."""
-        training = {"project": str(self.project), "command": self.arguments(ram="{ram}"), "threads": self.threads}
+        # A driver is the same one wherever RamTrain is.
+        command = fill_placeholders(self.command, {**self._values(ram="{ram}"), "driver": "{driver}"})
+        training = {"project": str(self.project), "command": command, "threads": self.threads}
         if self.environment:
             training["environment"] = self.variables(ram="{ram}")
         if self.trainer.parameters:
@@ -181,13 +192,26 @@ class Run:
 
     def arguments(self, ram: str) -> list[str]:
         """Return the command with every placeholder filled; `ram` is what {ram} stands for."""
-        return fill_placeholders(self.command, {**self.parameters, "run": self.run, "ram": ram})
+        return fill_placeholders(self.command, self._values(ram))
 
     def variables(self, ram: str) -> dict[str, str]:
         """Return the environment variables that the config gives the trainer, likewise."""
-        values = {**self.parameters, "run": self.run, "ram": ram}
-        filled = fill_placeholders(self.environment.values(), values, "train.environment")
+        filled = fill_placeholders(self.environment.values(), self._values(ram), "train.environment")
         return dict(zip(self.environment, filled, strict=True))
+
+    @property
+    def install_to(self) -> Path | None:
+        """Return the folder that gets the model too, once it is at home; None if there is none."""
+        if self.install is None:
+            return None
+        values = {**self.parameters, "run": self.run}
+        (folder,) = fill_placeholders([self.install], values, "project.install_to")
+        return _absolute(str(self.project / Path(folder).expanduser()))
+
+    def _values(self, ram: str) -> dict[str, str]:
+        """Return what the placeholders of the command stand for."""
+        driver = {"driver": str(self.trainer.driver)} if self.trainer.driver else {}
+        return {**self.parameters, **driver, "python": self.python, "run": self.run, "ram": ram}
 
     def file_parameters(self) -> dict[str, Any]:
         """Return what the trainer's parameters file is given, by dotted key."""
@@ -337,6 +361,10 @@ def load_trainer(name: str, home: Path) -> Trainer:
         fill_placeholders(resume["arguments"], {"folder": "", "checkpoint": ""}, f"{path}: resume.arguments")
     return Trainer(
         name=name,
+        driver=_read_driver(adapter["driver"], path),
+        python=tuple(adapter["python"]),
+        check=tuple(adapter["check"]),
+        exclude=tuple(adapter["exclude"]),
         model=tuple(adapter["model"]),
         checkpoints=tuple(adapter["checkpoints"]),
         artifacts=tuple(adapter["artifacts"]),
@@ -356,6 +384,13 @@ def _read_need(need: Mapping[str, Any] | None) -> MemoryNeed | None:
     if need is None:
         return None
     return MemoryNeed(tuple(need["base"]), need["checkpoint"], need["checkpoints"], need["beside"])
+
+
+def _read_driver(name: str | None, path: Path) -> Path | None:
+    driver = path.parent.resolve() / name if name else None
+    if driver and not driver.is_file():
+        raise RamTrainError(f"{path}: driver: {driver}: no such file; it stands beside the adapter.")
+    return driver
 
 
 def _read_parameters_file(content: Mapping[str, Any] | None, path: Path) -> ParametersFile | None:
@@ -426,6 +461,7 @@ def load_runs(config: Mapping[str, Any], home: Path, only: str | None = None) ->
             found[row.run] = _run_of(row, alike[settings])
     if config["sweep"] and only is None:
         _check_sweep(config["sweep"], found.values())
+    _check_installs(found.values())
     return found
 
 
@@ -511,12 +547,14 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         settings={},
         base_names=base_names(folder, trainer.parameters) if trainer.parameters else None,
         config=config,
+        python=_find_python(folder, project["python"], trainer.python),
+        install=project["install_to"],
         environment={name: as_text(value, f"train.environment.{name}") for name, value in train["environment"].items()},
         project=folder,
         command=command,
         trainer=trainer,
         products=products,
-        exclude=tuple(_globs("exclude", project["exclude"])),
+        exclude=(*trainer.exclude, *_globs("exclude", project["exclude"])),
         preload=tuple(_globs("preload", project["preload"])),
         volatile=tuple(_absolute(path) for path in project["volatile"]),
         backend=ramdisk["backend"],
@@ -537,6 +575,15 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         protect=_read_protect(config["protect"]),
         resume=config["resume"],
     )
+
+
+def _find_python(project: Path, python: str | None, places: Iterable[str]) -> str:
+    """Return the interpreter that the config names, by its path or on the PATH; else the project's own, at the first of
+    the places where there is one; else whichever is on the PATH. A link to an interpreter, as an environment has it,
+    stays one: it tells Python where its packages are."""
+    if python is not None:
+        return str(project / Path(python).expanduser()) if "/" in python else python
+    return next((str(project / place) for place in places if os.access(project / place, os.X_OK)), "python")
 
 
 def _run_of(row: Row, alike: Run) -> Run:
@@ -568,6 +615,19 @@ def _check_sweep(sweep: Mapping[str, Any], found: Iterable[Run]) -> None:
                 f"config: sweep.{name}: nothing uses it: {{{parameter}}} is neither in project.command nor in "
                 "train.environment, nor is it in the adapter's parameters file."
             )
+
+
+def _check_installs(found: Iterable[Run]) -> None:
+    """Refuse two runs whose models would be put into the same folder."""
+    takers: dict[Path, str] = {}
+    for run in found:
+        if folder := run.install_to:
+            if folder in takers:
+                raise RamTrainError(
+                    f"project.install_to: runs {takers[folder]} and {run.run} would both be put into {folder}; "
+                    "{run}, or a parameter, in it tells them apart."
+                )
+            takers[folder] = run.run
 
 
 def benchmark_run(config: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | None:

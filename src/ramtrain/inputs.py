@@ -21,12 +21,14 @@ import psutil
 from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
-from ramtrain.durable import write_bytes
+from ramtrain.durable import MANIFEST, read_manifest, write_bytes
+from ramtrain.errors import RamTrainError
 from ramtrain.lease import ram_root
 from ramtrain.view import matcher
 
 log = logging.getLogger(__name__)
 
+INSTALLED = "installed"
 CACHE = "ramtrain-hashes.json"
 _MOST_INPUT_FILES = 10_000
 _MOST_INPUT_BYTES = 256 << 20
@@ -141,6 +143,10 @@ def read_inputs(project: Path, cache: HashCache | None = None) -> Inputs:
     own = matcher(own_places(project))
     found: list[tuple[int, str, os.stat_result]] = []
     for folder, names, entries in os.walk(project):
+        if MANIFEST in entries and is_installed(Path(folder)):
+            # Our runs' models are no inputs of each other: what one installs does not end another's training.
+            names[:] = []
+            continue
         prefix = os.path.relpath(folder, project)
         names[:] = [name for name in names if name not in _NO_INPUTS and not own.fullmatch(_join(prefix, name))]
         for name in (*names, *entries):
@@ -202,6 +208,15 @@ def own_places(project: Path) -> list[str]:
         return []
     prefix = here.relative_to(project)
     return [str(prefix / name) for name in ("results", ".snakemake", ram_root(here).parent.name)]
+
+
+def is_installed(folder: Path) -> bool:
+    """Whether the folder is a model of this working directory's runs that RamTrain has put there (`install`)."""
+    try:
+        content = read_manifest(folder)
+    except RamTrainError:
+        return False
+    return INSTALLED in content and content.get("workdir") == str(Path.cwd())
 
 
 def _join(prefix: str, name: str) -> str:

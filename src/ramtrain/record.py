@@ -84,6 +84,7 @@ def compose(
     steps: Steps,
     run: Run,
     workdir: Path,
+    installed: Mapping[str, Any] | None,
     unmount_s: float,
     unmount: Mapping[str, str],
     baseline: Baseline | None = None,
@@ -92,6 +93,7 @@ def compose(
     """Return the record of a run, without secrets; the disk's counters are read now, to end its account.
 
     Args:
+        installed: where else the model was put, with its files and bytes.
         unmount: when the unmounting `started` and `ended`.
         tbw: what the drive is rated for, in TB, if the config says so.
     """
@@ -202,6 +204,7 @@ def compose(
         "metrics": {name: asdict(metric) for name, metric in steps.metrics.items()},
         "model": [asdict(file) for file in export.model],
         "artifacts": [asdict(file) for file in export.artifacts],
+        "installed": installed,
         "environment": {
             **describe_machine(workdir),
             "python": python.version,
@@ -302,12 +305,13 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
     saved = "" if writes["saved_bytes"] is None else f"; {size(max(0, writes['saved_bytes']))} saved, as measured"
     guard = record["guard"]
     guarded = ", ".join(f"{action} {count}" for action, count in guard["counts"].items() if action != "go on")
+    installed = f", and in {record['installed']['path']}" if record["installed"] else ""
     memory = f"\nrun {record['run']}: memory ran short; the guard acted: {guarded}" if guarded else ""
     if guard["paused_s"]:
         memory += f"; the trainer was stopped for {format_timespan(guard['paused_s'])}"
     return (
         f"run {record['run']}: done in {took}. The model is in {home}/model, "
-        f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified; the RAM is released.\n"
+        f"{pluralize(len(record['model']), 'file')} of {size(model_bytes)}, verified{installed}; the RAM is released.\n"
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
         f"{size(writes['trainer']['disk_bytes'])} went to the disk; "
         f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the "

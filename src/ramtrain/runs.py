@@ -35,6 +35,7 @@ _RESERVED = (
     *("ro-crate-metadata.json", "workflow.smk"),
     "README.md",
 )
+_OWN_PLACEHOLDERS = ("ram", "python", "driver")
 # What a run can have of its own: the sections of the config that are about one training.
 _SECTIONS = ("project", "ramdisk", "train", "protect", "guard")
 
@@ -266,10 +267,12 @@ def _check_header(header: Sequence[str], config_schema: dict[str, Any], source: 
                 close = difflib.get_close_matches(name, keys, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"those that a run can have are {', '.join(keys)}."
                 raise RamTrainError(f"{source}: column {name!r} is no key of the config; {hint}")
-        elif name == "ram" or not _COLUMN.fullmatch(name):
+        elif name in _OWN_PLACEHOLDERS or not _COLUMN.fullmatch(name):
+            own = " and ".join(f"{{{each}}}" for each in _OWN_PLACEHOLDERS)
             raise RamTrainError(
                 f"{source}: a column cannot be named {name!r}; a name is letters, digits and _, and stands in "
-                "project.command as {name}, where {ram} is RamTrain's own; or it is a key of the config, with a dot."
+                f"project.command as {{name}}, where {own} are RamTrain's own; or it is a key of the config, with a "
+                "dot."
             )
 
 

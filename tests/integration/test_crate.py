@@ -155,7 +155,7 @@ def _check_old_notes(home: Path, old: Path) -> None:
     unmount = {"started": "2026-01-01T12:00:00.000+00:00", "ended": "2026-01-01T12:00:00.100+00:00"}
     record = json.loads((home / "record.json").read_text())
     run = cast(Run, SimpleNamespace(config=record["config"], values=record["parameters"]))
-    composed = compose(Steps.read(old), run, home, unmount_s=0.1, unmount=unmount)
+    composed = compose(Steps.read(old), run, home, None, unmount_s=0.1, unmount=unmount)
     assert composed["steps"] == {"mount": {"started": record["started"]}, "unmount": unmount}
     complete(composed, load_yaml(REPO / "workflow/schemas/record.schema.yaml"), "record.json")
 

@@ -171,7 +171,7 @@ def test_the_small_config_is_good(project: Path) -> None:
         (
             "project.command",
             "sh {epochs}",
-            "{epochs} is not known; known are ram, run, seed. A column of the runs table",
+            "{epochs} is not known; known are python, ram, run, seed. A column of the runs table",
         ),
         ("project.command", "no-such-program", "'no-such-program' not found on the PATH; is its environment active?"),
         (

@@ -178,7 +178,7 @@ def test_a_variable_may_be_a_column(project: Path, tmp_path: Path) -> None:
         ("run\tlr\na\t\n", 'line 2: lr: is empty; give a value, or "" if an empty text is meant.'),
         (
             "run\tlearning_rate\na\t1\n",
-            "line 2: project.command: {lr} is not known; known are learning_rate, ram, run, seed.",
+            "line 2: project.command: {lr} is not known; known are learning_rate, python, ram, run, seed.",
         ),
     ],
 )

@@ -28,8 +28,8 @@ def unmounting(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    training = SimpleNamespace(fingerprint=None)
-    steps = SimpleNamespace(read=lambda path: SimpleNamespace(lease=None, export=None, training=training))
+    training, export = SimpleNamespace(fingerprint=None), SimpleNamespace(model=[])
+    steps = SimpleNamespace(read=lambda path: SimpleNamespace(lease=None, export=export, training=training))
     monkeypatch.setattr(module, "Steps", steps)
     for name in ("check_home", "close", "release"):
         monkeypatch.setattr(module, name, lambda *arguments: None)

@@ -1,0 +1,86 @@
+"""Put a model that is at home where the config wants it too, such as in the project that lists its models there.
+
+The folder is RamTrain's own: its manifest says so, and names each file with its hash. It is replaced as a whole, and
+only while it holds these files and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ramtrain import caller
+from ramtrain.config import Run
+from ramtrain.durable import MANIFEST, Kept, commit_folder, hash_from_disk, read_manifest
+from ramtrain.errors import RamTrainError
+from ramtrain.inputs import INSTALLED, is_installed
+from ramtrain.shelf import RESULTS, home
+
+_MODEL = "model/"
+
+
+def check_install(run: Run) -> None:
+    """Check that the run's model can be put where `project.install_to` says.
+
+    Raises:
+        RamTrainError: the folder is somebody else's, has a part that is not RamTrain's, or cannot be made.
+    """
+    if run.install_to is None:
+        return
+    folder, where = run.install_to, f"run {run.run}: project.install_to: {run.install_to}"
+    taken = (run.project, Path.cwd(), RESULTS.absolute())
+    if any(place.is_relative_to(folder) for place in taken) or folder.is_relative_to(RESULTS.absolute()):
+        raise RamTrainError(f"{where}: name a folder of its own for the model.")
+    if not Path(run.install or "").expanduser().is_absolute():
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not there.resolve().is_relative_to(run.project.resolve()):
+            raise RamTrainError(f"{where}: leads out of the project; give an absolute path if you want it there.")
+    if os.path.lexists(folder):
+        _check_ours(run, folder, where)
+    parent = next(place for place in folder.parents if os.path.lexists(place))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RamTrainError(f"{where}: cannot be made: {parent} is no folder that you may write to.")
+
+
+def install(run: Run, model: Iterable[Kept]) -> dict[str, Any] | None:
+    """Put the model's files into `project.install_to`; return where, for the record, or None if nothing is asked for.
+
+    Args:
+        model: the files of the model at home, by their paths in the run's results.
+
+    Raises:
+        RamTrainError: the folder is not RamTrain's, or the disk is full or fails; the model is at home all the same.
+    """
+    if run.install_to is None:
+        return None
+    sources = {file.path.removeprefix(_MODEL): home(run.run) / file.path for file in model}
+    try:
+        check_install(run)
+        kept = commit_folder(sources, run.install_to, about=lambda: _mark(run))
+    except (RamTrainError, OSError) as error:
+        raise RamTrainError(
+            f"{error}\nrun {run.run}: its model is in {home(run.run) / _MODEL}, verified, but not in {run.install_to}. "
+            f"When the cause is mended, type `{caller.command('train')}`: only that is repeated."
+        ) from None
+    return {"path": str(run.install_to), "files": len(kept), "bytes": sum(file.bytes for file in kept)}
+
+
+def _mark(run: Run) -> Mapping[str, Any]:
+    return {INSTALLED: "by RamTrain, which replaces this folder", "run": run.run, "workdir": str(Path.cwd())}
+
+
+def _check_ours(run: Run, folder: Path, where: str) -> None:
+    remedy = "Name another folder, or move it away."
+    if folder.is_symlink() or not is_installed(folder):
+        raise RamTrainError(f"{where}: is there already, and is of no run of this working directory. {remedy}")
+    manifest = read_manifest(folder)
+    if manifest["run"] != run.run:
+        raise RamTrainError(f"{where}: holds the model of run {manifest['run']}. {remedy}")
+    files: list[Kept] = manifest["files"]
+    there = {os.path.relpath(Path(place, name), folder) for place, _, names in os.walk(folder) for name in names}
+    changed = sorted(there - {MANIFEST, *(file.path for file in files)})
+    changed += [file.path for file in files if hash_from_disk(folder / file.path) != (file.bytes, file.sha256)]
+    if changed:
+        raise RamTrainError(f"{where}: {changed[0]} is not as RamTrain put it there, and would be lost. {remedy}")
