@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -167,6 +167,7 @@ def commit_folder(
     report: Callable[[int, int], None] = lambda files, size: None,
     growing: Container[str] = (),
     about: Callable[[], Mapping[str, Any]] = dict,
+    workplace: Path | None = None,
     disk: Disk = DISK,
 ) -> list[Kept]:
     """Bring `sources` home as `folder`, which is replaced as a whole once all of them are verified.
@@ -177,6 +178,7 @@ def commit_folder(
         report: called with the files and bytes that came on since the last call.
         growing: paths of logs, which are being appended to; what is there now is taken.
         about: called when all is copied; what it returns stands in the manifest, what it raises ends the commit.
+        workplace: a folder above on the same file system, in which the new one is made, if not beside the older one.
 
     Raises:
         Changed: a source changed meanwhile.
@@ -185,7 +187,11 @@ def commit_folder(
     """
     make_folders(folder.parent, disk)
     sweep(folder, disk)
-    partial = _partial(folder)
+    place = folder
+    if workplace:
+        place = workplace / "-".join(folder.relative_to(workplace).parts)
+        _sweep_partials(place, disk)
+    partial = _partial(place)
     disk.make_folder(partial)
     try:
         kept = _copy_verified(sources, partial, report, growing, disk)
@@ -265,11 +271,13 @@ def fetch(folder: Path, file: Kept, target: Path, disk: Disk = DISK) -> None:
 def sweep(path: Path, disk: Disk = DISK) -> None:
     """Clear what a killed commit to `path` left beside it; an older version it had moved aside takes its name."""
     aside = path.with_name(f".{path.name}.aside")
-    left = list(path.parent.glob(f".{glob.escape(path.name)}.????????.partial"))
     if aside.exists() and not path.exists():
         disk.rename(aside, path)
-    elif aside.exists():
-        left.append(aside)
+    _sweep_partials(path, disk, [aside] if aside.exists() else [])
+
+
+def _sweep_partials(path: Path, disk: Disk, others: Sequence[Path] = ()) -> None:
+    left = [*path.parent.glob(f".{glob.escape(path.name)}.????????.partial"), *others]
     if left:
         # Among them may be an older version whose successor took its name without its being synced.
         disk.sync_folder(path.parent)

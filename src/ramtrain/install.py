@@ -13,7 +13,7 @@ from typing import Any
 
 from ramtrain import caller
 from ramtrain.config import Run
-from ramtrain.durable import MANIFEST, Kept, commit_folder, hash_from_disk, read_manifest
+from ramtrain.durable import MANIFEST, Kept, commit_folder, hash_from_disk, make_folders, read_manifest
 from ramtrain.errors import RamTrainError
 from ramtrain.inputs import INSTALLED, is_installed
 from ramtrain.shelf import RESULTS, home
@@ -58,13 +58,23 @@ def install(run: Run, model: Iterable[Kept]) -> dict[str, Any] | None:
     sources = {file.path.removeprefix(_MODEL): home(run.run) / file.path for file in model}
     try:
         check_install(run)
-        kept = commit_folder(sources, run.install_to, about=lambda: _mark(run))
+        place = _workplace(run.install_to, run.project)
+        kept = commit_folder(sources, run.install_to, about=lambda: _mark(run), workplace=place)
     except (RamTrainError, OSError) as error:
         raise RamTrainError(
             f"{error}\nrun {run.run}: its model is in {home(run.run) / _MODEL}, verified, but not in {run.install_to}. "
             f"When the cause is mended, type `{caller.command('train')}`: only that is repeated."
         ) from None
     return {"path": str(run.install_to), "files": len(kept), "bytes": sum(file.bytes for file in kept)}
+
+
+def _workplace(folder: Path, project: Path) -> Path:
+    """Return the topmost folder above, in the project if it lies there, on the same file system: a program that lists
+    its models takes whatever lies beside them for one."""
+    make_folders(folder.parent)
+    device = folder.parent.stat().st_dev
+    above = [place for place in folder.parents if place.is_relative_to(project)] or [folder.parent]
+    return next(place for place in reversed(above) if place.stat().st_dev == device)
 
 
 def _mark(run: Run) -> Mapping[str, Any]:

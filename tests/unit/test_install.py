@@ -44,6 +44,30 @@ def test_it_is_put_there_and_replaced_by_the_next_training(project: Path, workdi
     assert sorted(os.listdir(project / "voices")) == ["anna"], "nothing half-done is left beside it"
 
 
+def test_what_is_half_done_lies_beside_no_other_model(
+    project: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AllTalk takes any folder beside its models for one, and refuses all of them where one is not complete."""
+    seen = []
+
+    def cut_off(partial: Path, folder: Path, disk: Any) -> None:
+        seen.append((sorted(os.listdir(project / "voices")), partial.parent))
+        raise KeyboardInterrupt
+
+    run = a_run(project)
+    model = trained(run)
+    with monkeypatch.context() as patched:
+        patched.setattr("ramtrain.durable._take_name", cut_off)
+        patched.setattr("ramtrain.durable._give_up", lambda partial, disk: None)  # as after a kill -9
+        with pytest.raises(KeyboardInterrupt):
+            install(run, model)
+    assert seen == [([], project)]
+    assert len(list(project.glob(".voices-anna.*"))) == 1
+    install(run, model)
+    assert sorted(os.listdir(project / "voices")) == ["anna"]
+    assert not list(project.glob(".*.partial"))
+
+
 def test_nothing_is_put_anywhere_unless_it_is_asked_for(project: Path, workdir: Path) -> None:
     config = small_config(project, runs=[{"run": "anna"}])
     run = load_runs(complete_config(config, REPO, "my.yaml"), REPO)["anna"]
