@@ -1,0 +1,407 @@
+"""Fine-tune XTTS in an AllTalk_TTS folder (version 2) without its web page: train, export, check the voice.
+
+Run it with AllTalk's own Python, in AllTalk's folder. It calls what the buttons of AllTalk's fine-tuning page call,
+with the page's defaults. What is wrong is said before AllTalk is loaded, which takes a while; `--check` says only that.
+`--resume` goes on with a run folder that was cut short, for the epochs that remain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import filecmp
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SUPPORT_FILES = ("speakers_xtts.pth", "mel_stats.pth", "dvae.pth")
+BASE_FILES = ("model.pth", "config.json", "vocab.json", *SUPPORT_FILES)
+TABLES = ("metadata_train.csv", "metadata_eval.csv")
+PACKAGES = ("torch", "trainer", "TTS", "gradio")
+SCHEDULERS = (
+    "None",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "MultiStepLR",
+    "ReduceLROnPlateau",
+    "StepLR",
+)
+OPTIMIZERS = ("AdamW", "SGD", "RMSprop", "Adagrad", "Adam", "RAdam")
+WARM_RESTARTS = 4
+MULTI_STEP_RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3)
+SAMPLES_A_SECOND = 22050
+CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)\.pth")
+
+
+class Refused(Exception):
+    """What is wrong, in words for whoever typed the command."""
+
+
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Return what the command line says; the defaults are those of AllTalk's page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--project", required=True, type=_name, help="AllTalk's Project Name: the folder in finetune/")
+    add("--voice", type=_name, help="the folder in models/xtts/ to export to (default: the project's name)")
+    add("--language", help="such as en (default: what the project's lang.txt says, or else en)")
+    add("--base-model", type=_name, help="the folder in models/xtts/ to start from (default: the only base model)")
+    add("--epochs", type=_count, default=10)
+    add("--batch-size", type=_count, default=4)
+    add("--grad-accumulation", type=_count, default=1)
+    add("--learning-rate", type=_positive, default=5e-6)
+    add("--scheduler", choices=SCHEDULERS, default="CosineAnnealingWarmRestarts")
+    add("--optimizer", choices=OPTIMIZERS, default="AdamW")
+    add("--workers", type=int, choices=range(65), metavar="N", default=8, help="processes that load data (default: 8)")
+    add("--max-audio-length", type=_positive, metavar="SECONDS", default=11, help="longer clips are left out")
+    add("--warm-up", action="store_true", help="AllTalk's Perform Warmup Learning")
+    add("--resume", type=Path, metavar="FOLDER", help="go on with finetune/<project>/training/<FOLDER>")
+    add("--check", action="store_true", help="only look whether it can be trained")
+    options = parser.parse_args(arguments)
+    options.voice = options.voice or options.project
+    return options
+
+
+def _name(text: str) -> str:
+    if not text or text.startswith(".") or "/" in text or "\\" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder; give the name alone, no path")
+    if " - " in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: AllTalk cannot load a model whose name has ' - ' in it")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check all that can be checked without AllTalk, and settle its base model and language.
+
+    Raises:
+        Refused: a line for each thing that is wrong.
+    """
+    check_folder()
+    problems = [*_problems_of_python(), *_problems_of_settings(options), *_problems_of_project(options.project)]
+    for settle in (_settle_base_model, _settle_language):
+        try:
+            settle(options)
+        except Refused as problem:
+            problems.append(str(problem))
+    if problems:
+        raise Refused("\n".join(problems))
+
+
+def check_folder() -> None:
+    """Check that the working folder is AllTalk's, in the version that can be trained from here.
+
+    Raises:
+        Refused: it is not.
+    """
+    here = Path.cwd()
+    if not Path("finetune.py").is_file():
+        raise Refused(f"{here} is not AllTalk's folder: there is no finetune.py in it.")
+    if not Path("trainer_alltalk").is_dir():
+        raise Refused(
+            f"{here} is AllTalk version 1, which can be trained on its own page only. Set up version 2 beside it, and "
+            "copy your project, the folder in finetune/, there:\n"
+            "  git clone -b alltalkbeta https://github.com/erew123/alltalk_tts alltalk_v2\n"
+            "  cd alltalk_v2 && ./atsetup.sh"
+        )
+
+
+def _problems_of_python() -> Iterator[str]:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        yield (
+            f"{sys.executable} is not the Python that AllTalk runs in: it has no {', '.join(missing)}. AllTalk's setup "
+            "makes one, alltalk_environment/env/bin/python; if yours is elsewhere, name it in project.python."
+        )
+
+
+def _problems_of_settings(options: argparse.Namespace) -> Iterator[str]:
+    """Yield what AllTalk, or PyTorch beneath it, would fail at later."""
+    scheduler = options.scheduler
+    if scheduler == "CosineAnnealingWarmRestarts" and options.epochs < WARM_RESTARTS:
+        yield (
+            f"--scheduler {scheduler}, AllTalk's default, needs --epochs {WARM_RESTARTS} or more. Train longer, or "
+            "with another scheduler, such as --scheduler None."
+        )
+    if scheduler == "MultiStepLR" and options.learning_rate not in MULTI_STEP_RATES:
+        yield f"--scheduler {scheduler} needs a --learning-rate of {', '.join(f'{r:g}' for r in MULTI_STEP_RATES)}."
+    if scheduler == "CyclicLR" and options.optimizer == "Adagrad":
+        yield f"--scheduler {scheduler} needs an --optimizer with momentum; Adagrad has none."
+    if scheduler == "ReduceLROnPlateau":
+        yield (
+            f"--scheduler {scheduler} fails in AllTalk after the first epoch, where it asks for an evaluation that "
+            "has not been made yet. Choose another one."
+        )
+
+
+def _problems_of_project(name: str) -> Iterator[str]:
+    folder = Path("finetune", name)
+    if not folder.is_dir():
+        others = sorted(table.parent.name for table in folder.parent.glob(f"*/{TABLES[0]}"))
+        yield f"--project {name}: there is no {folder}; the projects are: {', '.join(others) or 'none yet'}."
+        return
+    for table in TABLES:
+        try:
+            clips, missing = count_clips(folder / table)
+        except (OSError, ValueError) as error:
+            yield f"{folder / table} cannot be read: {error}. AllTalk makes it on its page, Step 1."
+            continue
+        if not clips:
+            yield f"{folder / table} names no clips. AllTalk makes it on its page, Step 1."
+        elif clips == missing:
+            yield f"{folder / table}: none of the {clips} clips that it names is in {folder}."
+
+
+def count_clips(table: Path) -> tuple[int, int]:
+    """Return how many clips a table names, and how many of them are not there.
+
+    Raises:
+        OSError, ValueError: it is not there, or not such a table.
+    """
+    with table.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="|"))
+    if rows and not {"audio_file", "text"} <= rows[0].keys():
+        raise ValueError("its first line is not audio_file|text|speaker_name")
+    return len(rows), sum(not (table.parent / (row["audio_file"] or "")).is_file() for row in rows)
+
+
+def _settle_base_model(options: argparse.Namespace) -> None:
+    """Take the only base model where none is named: a complete folder that is not a voice, which has wavs/.
+
+    Raises:
+        Refused: there is none or several; the named one is not complete; the voice would replace one.
+    """
+    models = Path("models/xtts")
+    missing = {folder.name: _missing_in(folder) for folder in sorted(models.glob("*")) if folder.is_dir()}
+    bases = [name for name in missing if not missing[name] and not (models / name / "wavs").exists()]
+    if options.base_model is None and len(bases) == 1:
+        options.base_model = bases[0]
+    elif options.base_model is None and bases:
+        raise Refused(f"{models} has several base models; name one with --base-model: {', '.join(bases)}.")
+    elif options.base_model is None or missing.get(options.base_model, BASE_FILES):
+        wanted = [options.base_model] if options.base_model else list(missing)
+        lacking = "; ".join(f"{name} lacks {', '.join(missing.get(name, BASE_FILES))}" for name in wanted)
+        raise Refused(
+            f"{models}: no complete base model{f': {lacking}' if lacking else ''}. Download it in AllTalk: TTS Engine "
+            "Settings, XTTS, Model/Voices Download."
+        )
+    if options.voice in (options.base_model, *bases):
+        raise Refused(f"--voice {options.voice} is a base model; give the voice a name of its own.")
+
+
+def _missing_in(folder: Path) -> list[str]:
+    return [name for name in BASE_FILES if not (folder / name).is_file()]
+
+
+def _settle_language(options: argparse.Namespace) -> None:
+    """Take what the project says, as AllTalk does.
+
+    Raises:
+        Refused: the command says something else.
+    """
+    file = Path("finetune", options.project, "lang.txt")
+    said = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    if said and options.language not in (None, said):
+        raise Refused(
+            f"--language {options.language}: {file} says {said}, and AllTalk goes by that. Correct one of them."
+        )
+    options.language = said or options.language or "en"
+
+
+def load_alltalk() -> types.ModuleType:
+    """Import AllTalk's fine-tuning, as if its environment were activated and its page started without arguments."""
+    bin_folder = Path(sys.executable).parent
+    os.environ["PATH"] = os.pathsep.join([str(bin_folder), os.environ.get("PATH", os.defpath)])
+    if Path(sys.prefix, "conda-meta").is_dir():
+        os.environ["CONDA_PREFIX"] = sys.prefix
+    if importlib.util.find_spec("whisper") is None:
+        sys.modules["whisper"] = types.ModuleType("whisper")  # only to make data sets; AllTalk would install it now
+    sys.path[0] = str(Path.cwd())
+    sys.argv = ["finetune.py"]  # the Trainer reads it, too
+    return importlib.import_module("finetune")
+
+
+def train(alltalk: types.ModuleType, options: argparse.Namespace) -> Path:
+    """Train as AllTalk's page does, Step 2; return the run folder.
+
+    Raises:
+        Refused: AllTalk gave up, or went on with another run folder.
+    """
+    project = Path.cwd() / "finetune" / options.project
+    alltalk.out_path = project
+    made = alltalk.train_gpt(
+        language=options.language,
+        num_epochs=options.epochs,
+        batch_size=options.batch_size,
+        grad_acumm=options.grad_accumulation,
+        train_csv=str(project / TABLES[0]),
+        eval_csv=str(project / TABLES[1]),
+        learning_rate=options.learning_rate,
+        model_to_train=options.base_model,
+        continue_run=options.resume is not None,
+        disable_shared_memory=False,
+        learning_rate_scheduler=options.scheduler,
+        optimizer=options.optimizer,
+        num_workers=options.workers,
+        warm_up=options.warm_up,
+        max_audio_length=int(options.max_audio_length * SAMPLES_A_SECOND),
+        progress=lambda *_, **__: None,
+    )
+    if not made:
+        raise Refused("AllTalk did not train; it said why above.")
+    folder = Path(made[3])
+    if options.resume and not folder.samefile(options.resume):
+        raise Refused(f"AllTalk went on with {folder} and not with {options.resume}.")
+    return folder
+
+
+def prepare_resuming(folder: Path) -> bool:
+    """Prepare a run folder that was cut short for AllTalk to go on with; return whether any epochs remain.
+
+    AllTalk goes on in the newest folder that has a `best_model_*.pth`, with the checkpoint of the highest step, for the
+    epochs that the folder's config.json says, counted from 0 again.
+    """
+    newest = find_newest(folder)
+    left = epochs_left(newest)
+    if left < 1:
+        return False
+    print(f"Going on from {newest.name}: {left} epochs remain.", flush=True)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    replace_file(folder / "config.json", json.dumps({**config, "epochs": left}, indent=4).encode())
+    if not any(folder.glob("best_model_*.pth")):
+        os.link(newest, folder / newest.name.replace("checkpoint", "best_model"))
+    latest_s = max(other.stat().st_mtime for other in folder.parent.iterdir())
+    os.utime(folder, (latest_s + 1, latest_s + 1))
+    return True
+
+
+def find_newest(folder: Path, kinds: tuple[str, ...] = ("best_model", "checkpoint")) -> Path:
+    """Return the checkpoint of the highest step, of two the one whose kind comes last.
+
+    Raises:
+        Refused: there is none.
+    """
+    found = {}
+    for path in folder.glob("*.pth"):
+        name = CHECKPOINT.fullmatch(path.name)
+        if name and name[1] in kinds:
+            found[int(name[2]), kinds.index(name[1])] = path
+    if not found:
+        raise Refused(f"{folder} has no checkpoint.")
+    return found[max(found)]
+
+
+def epochs_left(checkpoint: Path) -> int:
+    """Return how many epochs a training had still to do when it saved a checkpoint.
+
+    A best model is saved when its epoch is over, any other checkpoint within an epoch, which is then trained again.
+
+    Raises:
+        Refused: it cannot be read.
+    """
+    import torch
+
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    except Exception as error:
+        raise Refused(f"{checkpoint} cannot be loaded: {error}") from None
+    return saved["config"]["epochs"] - saved["epoch"] - checkpoint.name.startswith("best_model")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole, whenever this process is killed."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def is_trained(folder: Path, base: Path) -> bool:
+    """Whether a run folder's training is over: then its config.json is the base model's."""
+    config = folder / "config.json"
+    return config.is_file() and filecmp.cmp(config, base / "config.json", shallow=False)
+
+
+def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path) -> Path:
+    """Export the best model as AllTalk's page does, Step 4; return the voice's folder.
+
+    Raises:
+        Refused: AllTalk gave up, or the voice is not complete.
+    """
+    base, voice = Path("models/xtts", options.base_model), Path("models/xtts", options.voice)
+    for name in ("vocab.json", "config.json"):
+        replace_file(folder / name, (base / name).read_bytes())
+    support = folder.parent.parent / "chkptandnorm"
+    support.mkdir(exist_ok=True)
+    for name in SUPPORT_FILES:  # after a power cut only the run folder is back
+        shutil.copy2(base / name, support / name)
+    before = _stamp(voice / "model.pth")
+    # Not best_model.pth: that is made last, and may have been cut short.
+    said = alltalk.compact_custom_model(
+        str(find_newest(folder, ("best_model",))), options.voice, "Overwrite existing files"
+    )
+    if _stamp(voice / "model.pth") == before:
+        raise Refused(f"AllTalk did not export the voice: {said}")
+    lacking = [*_missing_in(voice), *([] if any(voice.glob("wavs/**/*.wav")) else ["wavs/"])]
+    if lacking:
+        raise Refused(f"The voice that AllTalk exported, {voice}, lacks {', '.join(lacking)}.")
+    for path in voice.rglob("*"):
+        os.utime(path)  # copies keep the times of what they were made of, and would not look new
+    return voice
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def main() -> None:
+    """Do what the command line says.
+
+    Raises:
+        Refused: it cannot be done.
+    """
+    options = read_arguments(sys.argv[1:])
+    check(options)
+    base, project = Path("models/xtts", options.base_model), Path("finetune", options.project)
+    clips = {table: count_clips(project / table) for table in TABLES}
+    there = ", ".join(f"{count - missing} of {count} clips in {table}" for table, (count, missing) in clips.items())
+    print(f"AllTalk's project {options.project}: {there}; language {options.language}; base model {base}.", flush=True)
+    if options.check:
+        return
+    alltalk = load_alltalk()
+    folder = options.resume
+    if folder is None or (not is_trained(folder, base) and prepare_resuming(folder)):
+        folder = train(alltalk, options)
+    print(f"The voice is complete: {export(alltalk, options, folder)}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Refused as reason:
+        sys.exit(str(reason))
+    except KeyboardInterrupt:
+        sys.exit(130)
