@@ -40,7 +40,7 @@ OPTIMIZERS = ("AdamW", "SGD", "RMSprop", "Adagrad", "Adam", "RAdam")
 WARM_RESTARTS = 4
 MULTI_STEP_RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3)
 SAMPLES_A_SECOND = 22050
-CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)\.pth")
+CHECKPOINT = re.compile(r"(checkpoint|best_model)_([1-9][0-9]*)\.pth")
 
 
 class Refused(Exception):
@@ -279,40 +279,42 @@ def train(alltalk: types.ModuleType, options: argparse.Namespace) -> Path:
     return folder
 
 
-def prepare_resuming(folder: Path) -> bool:
+def prepare_resuming(alltalk: types.ModuleType, folder: Path) -> bool:
     """Prepare a run folder that was cut short for AllTalk to go on with; return whether any epochs remain.
 
     AllTalk goes on in the newest folder that has a `best_model_*.pth`, with the checkpoint of the highest step, for the
     epochs that the folder's config.json says, counted from 0 again.
+
+    Raises:
+        Refused: there is no checkpoint, or one that cannot be loaded.
     """
-    newest = find_newest(folder)
+    newest, best = find_newest(folder), find_newest(folder, ("best_model",))
+    if newest is None:
+        raise Refused(f"{folder} has no checkpoint to go on from.")
     left = epochs_left(newest)
     if left < 1:
         return False
     print(f"Going on from {newest.name}: {left} epochs remain.", flush=True)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_bytes())
     replace_file(folder / "config.json", json.dumps({**config, "epochs": left}, indent=4).encode())
-    if not any(folder.glob("best_model_*.pth")):
-        os.link(newest, folder / newest.name.replace("checkpoint", "best_model"))
+    if best is None:
+        placeholder = folder / "best_model_0.pth"  # what it is there for is its name
+        placeholder.unlink(missing_ok=True)
+        placeholder.hardlink_to(newest)
     latest_s = max(other.stat().st_mtime for other in folder.parent.iterdir())
     os.utime(folder, (latest_s + 1, latest_s + 1))
+    compare_with(alltalk, read_checkpoint(best)["model_loss"] if best else None)
     return True
 
 
-def find_newest(folder: Path, kinds: tuple[str, ...] = ("best_model", "checkpoint")) -> Path:
-    """Return the checkpoint of the highest step, of two the one whose kind comes last.
-
-    Raises:
-        Refused: there is none.
-    """
+def find_newest(folder: Path, kinds: tuple[str, ...] = ("best_model", "checkpoint")) -> Path | None:
+    """Return the checkpoint of the highest step, of two the one whose kind comes last; None if there is none."""
     found = {}
     for path in folder.glob("*.pth"):
         name = CHECKPOINT.fullmatch(path.name)
         if name and name[1] in kinds:
             found[int(name[2]), kinds.index(name[1])] = path
-    if not found:
-        raise Refused(f"{folder} has no checkpoint.")
-    return found[max(found)]
+    return found[max(found)] if found else None
 
 
 def epochs_left(checkpoint: Path) -> int:
@@ -321,15 +323,37 @@ def epochs_left(checkpoint: Path) -> int:
     A best model is saved when its epoch is over, any other checkpoint within an epoch, which is then trained again.
 
     Raises:
-        Refused: it cannot be read.
+        Refused: it cannot be loaded.
+    """
+    saved = read_checkpoint(checkpoint)
+    return saved["config"]["epochs"] - saved["epoch"] - checkpoint.name.startswith("best_model")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint, the weights of which are read only when they are used.
+
+    Raises:
+        Refused: it cannot be loaded.
     """
     import torch
 
     try:
-        saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     except Exception as error:
-        raise Refused(f"{checkpoint} cannot be loaded: {error}") from None
-    return saved["config"]["epochs"] - saved["epoch"] - checkpoint.name.startswith("best_model")
+        raise Refused(f"{path} cannot be loaded: {error}") from None
+
+
+def compare_with(alltalk: types.ModuleType, best_loss: Any) -> None:
+    """Have what is trained now replace the best model only where it is better; None: there is none so far.
+
+    AllTalk by itself compares with the checkpoint that it goes on from, which may be worse than the best.
+    """
+
+    class Trainer(alltalk.Trainer):  # type: ignore[name-defined]
+        def _restore_best_loss(self) -> None:
+            self.best_loss = best_loss or self.best_loss
+
+    alltalk.Trainer = Trainer
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -352,6 +376,9 @@ def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path)
         Refused: AllTalk gave up, or the voice is not complete.
     """
     base, voice = Path("models/xtts", options.base_model), Path("models/xtts", options.voice)
+    best = find_newest(folder, ("best_model",))  # not best_model.pth, its copy, which may have been cut short
+    if best is None:
+        raise Refused(f"{folder} has no best model: in no epoch was the evaluation's avg_loss a number.")
     for name in ("vocab.json", "config.json"):
         replace_file(folder / name, (base / name).read_bytes())
     support = folder.parent.parent / "chkptandnorm"
@@ -359,10 +386,7 @@ def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path)
     for name in SUPPORT_FILES:  # after a power cut only the run folder is back
         shutil.copy2(base / name, support / name)
     before = _stamp(voice / "model.pth")
-    # Not best_model.pth: that is made last, and may have been cut short.
-    said = alltalk.compact_custom_model(
-        str(find_newest(folder, ("best_model",))), options.voice, "Overwrite existing files"
-    )
+    said = alltalk.compact_custom_model(str(best), options.voice, "Overwrite existing files")
     if _stamp(voice / "model.pth") == before:
         raise Refused(f"AllTalk did not export the voice: {said}")
     lacking = [*_missing_in(voice), *([] if any(voice.glob("wavs/**/*.wav")) else ["wavs/"])]
@@ -393,9 +417,10 @@ def main() -> None:
         return
     alltalk = load_alltalk()
     folder = options.resume
-    if folder is None or (not is_trained(folder, base) and prepare_resuming(folder)):
+    if folder is None or (not is_trained(folder, base) and prepare_resuming(alltalk, folder)):
         folder = train(alltalk, options)
-    print(f"The voice is complete: {export(alltalk, options, folder)}", flush=True)
+    voice = export(alltalk, options, folder)
+    print(f"The voice is complete: {voice}", flush=True)
 
 
 if __name__ == "__main__":

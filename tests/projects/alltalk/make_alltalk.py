@@ -2,8 +2,8 @@
 
     python make_alltalk.py FOLDER
 
-What is in it is RamTrain's own: `finetune.py` beside this file has the names of AllTalk's and its way of writing, on the
-real Coqui Trainer; the base model is 2 MB of random numbers, the clips are sine waves.
+What is in it is RamTrain's own: `finetune.py` beside this file has the names of AllTalk's and its way of writing, on
+the real Coqui Trainer; the base model is 2 MB of random numbers, the clips are sine waves.
 """
 
 import array
