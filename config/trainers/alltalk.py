@@ -253,6 +253,7 @@ def train(alltalk: types.ModuleType, options: argparse.Namespace) -> Path:
     """
     project = Path.cwd() / "finetune" / options.project
     alltalk.out_path = project
+    alltalk.DebugLevels.DATA_PROCESS = True  # else it does not say what is wrong with a data set
     made = alltalk.train_gpt(
         language=options.language,
         num_epochs=options.epochs,

@@ -64,6 +64,7 @@ class Trainer:
     python: tuple[str, ...]
     check: tuple[str, ...]
     exclude: tuple[str, ...]
+    inputs: tuple[str, ...]
     model: tuple[str, ...]
     checkpoints: tuple[str, ...]
     artifacts: tuple[str, ...]
@@ -365,6 +366,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         python=tuple(adapter["python"]),
         check=tuple(adapter["check"]),
         exclude=tuple(adapter["exclude"]),
+        inputs=tuple(adapter["inputs"]),
         model=tuple(adapter["model"]),
         checkpoints=tuple(adapter["checkpoints"]),
         artifacts=tuple(adapter["artifacts"]),

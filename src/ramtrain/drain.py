@@ -238,6 +238,8 @@ def _best_models(checkpoint: Checkpoint, products: Products, view: View) -> list
 
 
 def _has_same_content(best: Checkpoint, checkpoint: Checkpoint, upper: Path) -> bool:
+    if best.path == checkpoint.path:
+        return True
     try:
         return len(checkpoint.files) == 1 and filecmp.cmp(upper / best.path, upper / checkpoint.path, shallow=False)
     except FileNotFoundError:

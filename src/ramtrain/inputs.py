@@ -12,7 +12,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Inputs:
     `files` has a path and a SHA-256 each; of a large project its smallest files, up to 10,000 of them and 256 MiB;
     `left_out` counts the others, of which `larger` has those that could be hashed, with their sizes, the smallest
     first. `digests` has, for each entry of the project's folder, a digest of all below it: of contents, of the targets
-    of links, and of size and mtime of what was left out. `took_s` is how long it took.
+    of links, and of size and mtime of what was left out. `took_s` is how long it took, `scope` what was looked at.
     """
 
     files: list[dict[str, str]]
@@ -61,6 +61,7 @@ class Inputs:
     digests: dict[str, str]
     larger: list[tuple[str, int]] = field(default_factory=list)
     took_s: float = 0.0
+    scope: str = "the project's files"
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,16 @@ def _identity(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def read_inputs(project: Path, cache: HashCache | None = None) -> Inputs:
-    """Hash the project's files; what Git, Python and RamTrain itself keep there does not count."""
+def read_inputs(project: Path, cache: HashCache | None = None, only: Sequence[str] = ()) -> Inputs:
+    """Hash the project's files; what Git, Python and RamTrain itself keep there does not count.
+
+    Args:
+        only: globs of the files that count, where not all do.
+    """
     began = time.monotonic()
     own = matcher(own_places(project))
+    wanted = matcher(only or ["**"])
+    entered = matcher(pattern.split("/")[0] for pattern in only or ["*"])
     found: list[tuple[int, str, os.stat_result]] = []
     for folder, names, entries in os.walk(project):
         if MANIFEST in entries and is_installed(Path(folder)):
@@ -149,13 +156,15 @@ def read_inputs(project: Path, cache: HashCache | None = None) -> Inputs:
             continue
         prefix = os.path.relpath(folder, project)
         names[:] = [name for name in names if name not in _NO_INPUTS and not own.fullmatch(_join(prefix, name))]
+        if prefix == ".":
+            names[:] = [name for name in names if entered.fullmatch(name)]
         for name in (*names, *entries):
             path = _join(prefix, name)
             try:
                 status = (project / path).lstat()
             except FileNotFoundError:
                 continue
-            if not stat.S_ISDIR(status.st_mode):
+            if not stat.S_ISDIR(status.st_mode) and wanted.fullmatch(path):
                 found.append((status.st_size, path, status))
     found.sort(key=lambda entry: entry[:2])
     files: list[dict[str, str]] = []
@@ -183,7 +192,8 @@ def read_inputs(project: Path, cache: HashCache | None = None) -> Inputs:
     if cache:
         cache.save()
     took_s = time.monotonic() - began
-    return Inputs(sorted(files, key=lambda entry: entry["path"]), left_out, digests, larger, took_s)
+    scope = "those of the project's files that its adapter names" if only else Inputs.scope
+    return Inputs(sorted(files, key=lambda entry: entry["path"]), left_out, digests, larger, took_s, scope)
 
 
 def _hash_small(path: Path, status: os.stat_result, cache: HashCache | None) -> str:
@@ -311,7 +321,7 @@ class LargerInputs:
 def _explain(inputs: Inputs, larger: int, left_out: int, unreadable: int) -> str:
     total = len(inputs.files) + inputs.left_out
     if left_out == 0:
-        return f"all of the project's files, {total}"
+        return f"all of {inputs.scope}, {total}"
     unread = inputs.left_out - len(inputs.larger) + unreadable
     reasons = []
     if left_out > unread:

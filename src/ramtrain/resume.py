@@ -257,6 +257,8 @@ def _go_on(
 
 def _put_back_best(run: Run, lease: Lease, stage: Stage, durable: DurableCheckpoint) -> None:
     """Put the best model so far back as well, where it is another file than the checkpoint."""
+    if durable.checkpoint in durable.also:
+        return
     for best in shelf.best_models(run.run):
         if best.checkpoint not in durable.also and not durable.fingerprint.changes(best.fingerprint):
             try:

@@ -36,7 +36,7 @@ _ATTEMPT = "attempt.json"
 class DurableCheckpoint:
     """A checkpoint on the disk: its folder, its path in the project, when it was saved (seconds since the epoch).
 
-    `also` are paths at which the trainer had the same file once more.
+    `also` are the paths of the best model so far, its own or others, at which the trainer had the same file.
     """
 
     folder: Path
@@ -148,7 +148,7 @@ def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
             make_parents(path, upper, Path(stage.project))
             fetch(durable.folder, file, upper / path)
             if str(path) == durable.checkpoint:
-                for other in durable.also:
+                for other in {*durable.also} - {durable.checkpoint}:
                     fetch(durable.folder, file, upper / other)
         elif not (Path(lease.folder) / file.path).exists():
             fetch(durable.folder, file, Path(lease.folder) / file.path)

@@ -156,7 +156,7 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
     ):
         lease = enlarge(run, lease)
         own_before, trainers = own_writes(), NO_WRITES
-        inputs = background.submit(read_inputs, run.project.resolve(), description.hashes)
+        inputs = background.submit(read_inputs, run.project.resolve(), description.hashes, run.trainer.inputs)
 
         def mine() -> Fingerprint:
             return fingerprint(run, inputs.result())

@@ -164,12 +164,12 @@ def test_a_voice_is_no_base_model_unless_it_is_named(made: Path, alltalk: Path) 
 FAKE = """
 import os, pathlib, shutil, sys
 print("argv", sys.argv, "conda", os.environ.get("CONDA_PREFIX"), "found", shutil.which("python"))
-out_path, Trainer = None, object
+out_path, Trainer, DebugLevels = None, object, type("DebugLevels", (), {"DATA_PROCESS": False})
 folder = pathlib.Path("finetune/anna/training/XTTS_FT-now")
 base = pathlib.Path("models/xtts/xttsv2_2.0.3")
 
 def train_gpt(**given):
-    print("given", sorted(given.items(), key=str))
+    print("debug", DebugLevels.DATA_PROCESS, "given", sorted(given.items(), key=str))
     given["progress"](0, desc="as AllTalk calls it")
     folder.mkdir(parents=True)
     for number in (9, 10):
@@ -206,6 +206,7 @@ def test_alltalk_is_called_as_its_page_calls_it(made: Path, alltalk: Path) -> No
     assert f"argv ['finetune.py'] conda {made / ENVIRONMENT} found {made / ENVIRONMENT / 'bin/python'}" in ended.stdout
     project = alltalk / "finetune/anna"
     for given in (
+        "debug True",
         "('batch_size', 4)",
         "('continue_run', False)",
         f"('eval_csv', '{project / 'metadata_eval.csv'}')",

