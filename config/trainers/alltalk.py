@@ -308,8 +308,8 @@ def prepare_resuming(alltalk: types.ModuleType, folder: Path) -> bool:
     return True
 
 
-def find_newest(folder: Path, kinds: tuple[str, ...] = ("best_model", "checkpoint")) -> Path | None:
-    """Return the checkpoint of the highest step, of two the one whose kind comes last; None if there is none."""
+def find_newest(folder: Path, kinds: tuple[str, ...] = ("checkpoint", "best_model")) -> Path | None:
+    """Return the checkpoint of the highest step, of two the best model; None if there is none."""
     found = {}
     for path in folder.glob("*.pth"):
         name = CHECKPOINT.fullmatch(path.name)
@@ -321,7 +321,7 @@ def find_newest(folder: Path, kinds: tuple[str, ...] = ("best_model", "checkpoin
 def epochs_left(checkpoint: Path) -> int:
     """Return how many epochs a training had still to do when it saved a checkpoint.
 
-    A best model is saved when its epoch is over, any other checkpoint within an epoch, which is then trained again.
+    A best model is saved when its epoch is over, any other checkpoint within an epoch, which is trained again.
 
     Raises:
         Refused: it cannot be loaded.
@@ -390,10 +390,11 @@ def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path)
     said = alltalk.compact_custom_model(str(best), options.voice, "Overwrite existing files")
     if _stamp(voice / "model.pth") == before:
         raise Refused(f"AllTalk did not export the voice: {said}")
-    lacking = [*_missing_in(voice), *([] if any(voice.glob("wavs/**/*.wav")) else ["wavs/"])]
-    if lacking:
+    mine = {path.name for path in (folder.parent.parent / "wavs").iterdir()}  # beside those of an older voice
+    clips = [path for path in voice.glob("wavs/*/*.wav") if path.name in mine]
+    if lacking := [*_missing_in(voice), *([] if clips else ["wavs/"])]:
         raise Refused(f"The voice that AllTalk exported, {voice}, lacks {', '.join(lacking)}.")
-    for path in voice.rglob("*"):
+    for path in (*clips, *(voice / name for name in BASE_FILES)):
         os.utime(path)  # copies keep the times of what they were made of, and would not look new
     return voice
 

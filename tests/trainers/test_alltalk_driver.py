@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -180,8 +181,8 @@ def train_gpt(**given):
 def compact_custom_model(checkpoint, voice, overwrite):
     {EXPORTED}
     to = base.with_name(voice)
-    (to / "wavs/suitable").mkdir(parents=True)
-    (to / "wavs/suitable/clip.wav").touch()
+    (to / "wavs/suitable").mkdir(parents=True, exist_ok=True)
+    shutil.copy2("finetune/anna/wavs/clip_00000000.wav", to / "wavs/suitable")
     shutil.copy2(checkpoint, to / "model.pth")
     places = [folder / "config.json", folder / "vocab.json", *pathlib.Path("finetune/anna/chkptandnorm").iterdir()]
     for path in places:
@@ -251,6 +252,18 @@ def test_whatever_alltalk_fails_at_is_a_failure(parts: dict[str, str], says: str
     assert "The voice is complete" not in ended.stdout
 
 
+def test_of_an_older_voice_nothing_looks_new(made: Path, alltalk: Path) -> None:
+    fake(alltalk)
+    for name in ("manifest.json", "wavs/suitable/old.wav"):
+        path = alltalk / "models/xtts/anna" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1, 1))
+    assert drive(made, alltalk, *ANNA).returncode == 0
+    old = {path.name for path in (alltalk / "models/xtts/anna").rglob("*.*") if path.stat().st_mtime == 1}
+    assert old == {"manifest.json", "old.wav"}
+
+
 def test_an_older_voice_is_not_taken_for_the_new_one(made: Path, alltalk: Path) -> None:
     fake(alltalk, EXPORTED="return 'nothing was exported'")
     with_copy(BASE, "models/xtts/anna")(alltalk)
@@ -287,8 +300,8 @@ def save(path: Path, epochs: int, epoch: int, loss: float) -> None:
         ({"checkpoint_7.pth": (10, 0)}, 10, None),
         # a second time: 6 epochs were left at the first
         ({"best_model_61.pth": (6, 1), "checkpoint_45.pth": (10, 4)}, 4, 61),
-        # both were saved at the same step: AllTalk takes the checkpoint
-        ({"best_model_45.pth": (10, 4), "checkpoint_45.pth": (10, 4)}, 6, 45),
+        # interrupted after the epoch's last step
+        ({"best_model_45.pth": (10, 4), "checkpoint_45.pth": (10, 4)}, 5, 45),
         # out of sight
         ({"best_model_30.pth": (10, 2), "checkpoint_45.pth.incomplete": None}, 7, 30),
         # a checkpoint of before the first step

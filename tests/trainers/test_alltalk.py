@@ -1,0 +1,229 @@
+"""AllTalk, with a stand-in for its folder: from the config to the voice, and through all that can come between."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workplace import Workplace, changed
+
+REPO = Path(__file__).resolve().parents[2]
+STAND_IN = REPO / "tests/projects/alltalk"
+BASE = "models/xtts/xttsv2_2.0.3"
+VOICE = "models/xtts/anna"
+VOICE_FILES = ("model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "mel_stats.pth", "dvae.pth", "wavs")
+TRAINING = "overlay/upper/finetune/anna/training/*"
+EPOCHS, STEPS = 6, 3  # of an epoch
+RATE = 5e-6
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: examples/tiny_tts/requirements.txt")
+pytest.importorskip("trainer", reason="needs the Coqui Trainer: examples/tiny_tts/requirements.txt")
+
+
+@pytest.fixture
+def alltalk(tmp_path: Path) -> Path:
+    folder = tmp_path / "alltalk_tts"
+    subprocess.run([sys.executable, str(STAND_IN / "make_alltalk.py"), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture
+def place(workdir: Path, alltalk: Path) -> Iterator[Workplace]:
+    made = Workplace(workdir, config_of(alltalk), run="alltalk_tts")
+    yield made
+    made.reboot()
+
+
+def config_of(alltalk: Path, **changes: Any) -> dict[str, Any]:
+    command = f"{{python}} {{driver}} --project anna --epochs {EPOCHS} --workers 0 --scheduler None"
+    config: dict[str, Any] = {
+        "project": {"path": str(alltalk), "trainer": "alltalk", "command": command},
+        "train": {"threads": 1},
+        "protect": {"max_loss": "1 s"},
+    }
+    return changed(config, changes)
+
+
+def contents(folder: Path) -> dict[str, tuple[float, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime, path.read_bytes()) for path in files}
+
+
+def record_of(place: Workplace) -> dict[str, Any]:
+    return json.loads((place.results / "record.json").read_text())
+
+
+def epochs_in(log: str) -> list[list[int]]:
+    """Return the epochs that each attempt began, as the trainer counts them."""
+    attempts: list[list[int]] = []
+    for number in map(int, re.findall(r"> EPOCH: (\d+)/", log)):
+        if number == 0:
+            attempts.append([])
+        attempts[-1].append(number)
+    return attempts
+
+
+def loudness(path: Path) -> float:
+    with wave.open(str(path)) as clip:
+        samples = array.array("h", clip.readframes(clip.getnframes()))
+    return sum(map(abs, samples)) / len(samples) / 8000
+
+
+def expected_weights(alltalk: Path) -> Any:
+    """Return the weights that an uninterrupted training comes to, worked out apart from the trainer."""
+    clips = [torch.tensor(loudness(alltalk / f"finetune/anna/wavs/clip_{n:08}.wav")) for n in range(9)]
+    weights = torch.frombuffer(bytearray((alltalk / BASE / "model.pth").read_bytes()), dtype=torch.float32)
+    weights = torch.nn.Parameter(weights)
+    optimizer = torch.optim.AdamW([weights], lr=RATE)
+    for _ in range(EPOCHS):
+        for first in range(0, len(clips), 4):
+            optimizer.zero_grad()
+            (weights - torch.stack(clips[first : first + 4]).mean()).square().mean().backward()
+            optimizer.step()
+    return weights.detach()
+
+
+def assert_same_voice(place: Workplace, alltalk: Path) -> None:
+    """Check that the voice is complete, and its weights those of an uninterrupted training, but for rounding."""
+    assert {path.name for path in (place.results / "model").iterdir()} == {*VOICE_FILES, "manifest.json"}
+    model = torch.load(place.results / "model/model.pth", map_location="cpu", weights_only=False)
+    assert torch.allclose(model["model"]["weights"], expected_weights(alltalk), rtol=0, atol=2e-7)
+
+
+def await_output(place: Workplace, pattern: str, within_s: float = 60.0) -> None:
+    """Wait until the trainer has said what fits the pattern."""
+    deadline = time.monotonic() + within_s
+    log = place.wait_for("train.log")
+    while not re.search(pattern, log.read_text()):
+        assert time.monotonic() < deadline, log.read_text()
+        assert place.snakemake.poll() is None, place.said()
+        time.sleep(0.02)
+
+
+def interrupt(place: Workplace) -> Path:
+    """Press Ctrl-C; return the checkpoint that was saved at that."""
+    before = set(place.ram.glob(f"{TRAINING}/checkpoint_*.pth"))
+    os.killpg(place.snakemake.pid, signal.SIGINT)
+    assert place.wait() != 0
+    place.wait_for_nobody()
+    (saved,) = set(place.ram.glob(f"{TRAINING}/checkpoint_*.pth")) - before
+    return saved
+
+
+def test_a_voice_is_fine_tuned_comes_home_and_is_listed_by_alltalk(place: Workplace, alltalk: Path) -> None:
+    place.configure(config_of(alltalk, **{"project.install_to": VOICE}))
+    before = contents(alltalk)
+
+    ended = place.run("train", "--configfile", str(place.configfile), PAUSE_S="0.1")
+
+    assert ended.returncode == 0, ended.stdout
+    home, record = place.results, record_of(place)
+    assert [path.name for path in (home / "model/wavs/suitable").iterdir()] == ["clip_00000000.wav"]
+    assert len(record["model"]) == 6 + 12 + 1, "with AllTalk's report of the clips"
+    for name in ("config.json", "vocab.json", "dvae.pth"):
+        assert (home / "model" / name).read_bytes() == (alltalk / BASE / name).read_bytes()
+    assert_same_voice(place, alltalk)
+
+    after = contents(alltalk)
+    installed = {name: after.pop(name) for name in list(after) if name.startswith(f"{VOICE}/")}
+    assert after == before, "nothing else of AllTalk's folder was touched"
+    assert {name.removeprefix(f"{VOICE}/").split("/")[0] for name in installed} == {*VOICE_FILES, "manifest.json"}
+
+    log = (home / "train.log").read_text()
+    environment = alltalk / "alltalk_environment/env"
+    assert f"sys.argv ['finetune.py'], CONDA_PREFIX {environment}, python {environment}/bin/python" in log
+    assert epochs_in(log) == [[0, 1, 2, 3, 4, 5]]
+    assert record["progress"]["epoch"] == "5/6"
+    assert record["progress"]["step"] == str(EPOCHS * STEPS)
+    assert record["metrics"]["eval_loss"]["best"] == record["metrics"]["eval_loss"]["final"] < 0.2
+    assert list((home / "artifacts").rglob("trainer_0_log.txt"))
+    assert list((home / "artifacts").rglob("events.out.tfevents.*"))
+    assert record["writes"]["trainer"]["disk_bytes"] <= 1 << 20
+    drained = [entry["checkpoint"] for entry in record["checkpoints"]["durable"]]
+    assert drained
+    assert all(re.search(r"/best_model_\d+\.pth$", name) for name in drained), "not best_model.pth, its copy, too"
+    assert record["project"]["inputs_why"].startswith("all of those of the project's files that its adapter names")
+    assert "4 checkpoints" in ended.stdout
+    assert f"each 3 times {BASE}/model.pth" in ended.stdout
+
+
+def test_killed_when_it_pleases_and_rebooted_it_comes_to_the_same_voice(place: Workplace, alltalk: Path) -> None:
+    place.start(pause_s=0.15)
+    place.wait_for(f"{TRAINING}/best_model_*.pth")
+    time.sleep(random.uniform(0, 1))
+    place.process("alltalk.py", "--project").kill()
+    assert place.wait() != 0
+    assert "killed by SIGKILL" in place.said()
+    (alltalk / "finetune.log").write_text("AllTalk was used meanwhile")
+
+    place.start(pause_s=0.3)
+    place.wait_for("results/alltalk_tts/checkpoints/[0-9]*-best_model_1*/manifest.json")
+    assert "which is still in RAM" in place.said()
+    place.reboot()
+
+    assert place.run("--unlock", "--configfile", str(place.configfile)).returncode == 0
+    ended = place.run("train", "--configfile", str(place.configfile))
+    assert ended.returncode == 0, ended.stdout
+    assert "from the durable checkpoint" in ended.stdout
+    assert_same_voice(place, alltalk)
+    log = (place.results / "train.log").read_text()
+    left = list(map(int, re.findall(r"(\d+) epochs? remain", log)))
+    assert epochs_in(log)[-1] == list(range(left[-1]))
+    assert EPOCHS > left[0] > left[1] > 0
+
+
+def test_ctrl_c_saves_and_a_checkpoint_that_is_cut_short_is_passed_over(place: Workplace, alltalk: Path) -> None:
+    place.configure(config_of(alltalk, **{"protect.max_loss": "never"}))
+    place.start(pause_s=0.5)
+    await_output(place, "> EPOCH: 1/")
+    time.sleep(0.6)  # within the epoch, after its first step
+    first = interrupt(place)
+    assert "the trainer is sent SIGINT and has 300 s to end" in place.said()
+    assert f"Its newest checkpoint is {first.relative_to(place.ram / 'overlay/upper')}, still in RAM" in place.said()
+
+    place.start(pause_s=0.5)
+    await_output(place, r"epochs remain\.[^$]*> EPOCH: 1/")
+    time.sleep(0.6)
+    os.truncate(interrupt(place), 1 << 20)
+
+    ended = place.run("train", "--configfile", str(place.configfile))
+    assert ended.returncode == 0, ended.stdout
+    assert "was cut short; it is renamed" in ended.stdout
+    log = (place.results / "train.log").read_text()
+    assert f"Going on from {first.name}" in log
+    assert re.findall(r"Going on from (\w+)_\d+\.pth", log) == ["checkpoint", "best_model"]
+    attempts = re.split("sys.argv", log)[1:]
+    whole = [attempt.count("> BEST MODEL") for attempt in attempts]
+    assert sum(whole) == EPOCHS, "each epoch was trained to its end once"
+    assert epochs_in(log) == [list(range(whole[0] + 1)), list(range(whole[1] + 1)), list(range(whole[2]))]
+
+
+def test_a_voice_that_is_alltalk_s_own_is_not_replaced(place: Workplace, alltalk: Path) -> None:
+    (alltalk / VOICE).mkdir()
+    (alltalk / VOICE / "model.pth").write_text("exported by AllTalk")
+    place.configure(config_of(alltalk, **{"project.install_to": VOICE}))
+    ended = place.run("train", "--configfile", str(place.configfile))
+    assert ended.returncode != 0
+    assert f"project.install_to: {alltalk / VOICE}: is there already" in ended.stdout
+    assert (alltalk / VOICE / "model.pth").read_text() == "exported by AllTalk"
+    assert not place.ram.exists(), "nothing was begun"
+
+
+def test_what_the_driver_finds_is_said_before_anything_is_mounted(place: Workplace, alltalk: Path) -> None:
+    (alltalk / BASE / "dvae.pth").unlink()
+    ended = place.run("train", "--configfile", str(place.configfile))
+    assert ended.returncode != 0
+    assert "run alltalk_tts: models/xtts: no complete base model: xttsv2_2.0.3 lacks dvae.pth." in ended.stdout
+    assert not place.ram.exists(), "nothing was mounted"
