@@ -48,6 +48,28 @@ class Account:
         return sum(line.amount_bytes for line in self.lines)
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What there is for a run: its RAM disk could have `fits_bytes`, and must have `enough_bytes`; in both is what it
+    holds already. `tightest` is the bound that leaves the least; `holders` are what it could wait for."""
+
+    fits_bytes: int
+    enough_bytes: int
+    held_bytes: int
+    tightest: Account
+    holders: tuple[Standing, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether that suffices now."""
+        return self.fits_bytes >= self.enough_bytes
+
+    def waiting_for(self) -> str:
+        """Return whom the run would wait for, and how much it needs."""
+        holders = "; ".join(_told(entry) for entry in self.holders)
+        return f"it needs {_size(self.enough_bytes)}, and {_size(self.fits_bytes)} can be promised. {holders}"
+
+
 def admit(run: Run, lease: Lease, place: Path | None = None) -> int:
     """Promise the run the memory for its RAM disk, and return how large it may be.
 
@@ -68,33 +90,51 @@ def admit(run: Run, lease: Lease, place: Path | None = None) -> int:
     return granted_bytes
 
 
+def foresee(run: Run, lease: Lease, place: Path | None = None) -> Offer:
+    """Return what `admit` would find now, without promising anything.
+
+    Raises:
+        DoesNotFit: as there.
+    """
+    return _offer(run, lease, place, Ledger(standing(user_root())))
+
+
 def _try(run: Run, lease: Lease, place: Path | None, is_first: bool = False) -> int | None:
     """Make the promise if the RAM disk fits now; None if it is to be waited for."""
-    state = Path(lease.state)
     with opened(user_root()) as ledger:
-        held_bytes = used_bytes(lease) if (state / MARK).exists() else 0
-        accounts = _accounts(run, lease, place, ledger)
-        tightest = min(accounts, key=lambda account: account.free_bytes)
-        fits_bytes = max(0, held_bytes + tightest.free_bytes)
-        later_bytes = held_bytes + min(account.later_bytes for account in accounts)
-        # Where its size is only what there is, half of what there will be is better than to wait.
-        enough_bytes = max(run.least_bytes, min(run.size_bytes, later_bytes) // 2)
-        if fits_bytes >= enough_bytes:
-            granted_bytes = min(run.size_bytes, fits_bytes)
+        offer = _offer(run, lease, place, ledger)
+        if offer.fits:
+            granted_bytes = min(run.size_bytes, offer.fits_bytes)
             ledger.note(_promise(lease, granted_bytes, place))
             return granted_bytes
-        holders = [entry for entry in ledger.others(state) if entry.is_at_work]
-        if later_bytes < enough_bytes or run.fallback == "disk" or not holders:
-            raise DoesNotFit(_refusal(run, tightest, held_bytes, ledger))
     if is_first:
-        log.warning(
-            "run %s: waiting for memory: it needs %s, and %s can be promised. %s. Ctrl-C ends the wait.",
-            run.run,
-            _size(enough_bytes),
-            _size(fits_bytes),
-            "; ".join(_told(entry) for entry in holders),
-        )
+        log.warning("run %s: waiting for memory: %s. Ctrl-C ends the wait.", run.run, offer.waiting_for())
     return None
+
+
+def _offer(run: Run, lease: Lease, place: Path | None, ledger: Ledger) -> Offer:
+    """Return what there is for the run.
+
+    Raises:
+        DoesNotFit: not enough, and it is of no use to wait.
+    """
+    state = Path(lease.state)
+    held_bytes = used_bytes(lease) if (state / MARK).exists() else 0
+    accounts = _accounts(run, lease, place, ledger)
+    tightest = min(accounts, key=lambda account: account.free_bytes)
+    later_bytes = held_bytes + min(account.later_bytes for account in accounts)
+    offer = Offer(
+        fits_bytes=max(0, held_bytes + tightest.free_bytes),
+        # Where its size is only what there is, half of what there will be is better than to wait.
+        enough_bytes=max(run.least_bytes, min(run.size_bytes, later_bytes) // 2),
+        held_bytes=held_bytes,
+        tightest=tightest,
+        holders=tuple(entry for entry in ledger.others(state) if entry.is_at_work),
+    )
+    is_hopeless = later_bytes < offer.enough_bytes or run.fallback == "disk" or not offer.holders
+    if not offer.fits and is_hopeless:
+        raise DoesNotFit(_refusal(run, tightest, held_bytes, ledger))
+    return offer
 
 
 def admit_more(run: Run, lease: Lease, wanted_bytes: int, least_bytes: int, place: Path | None) -> int:
@@ -245,10 +285,15 @@ def _refusal(run: Run, account: Account, held_bytes: int, ledger: Ledger) -> str
 
 def table(lines: Sequence[Line]) -> list[str]:
     """Return the lines of a calculation, one below the other."""
+    return [f"  {amount}  {what}" for amount, what in cells(lines)]
+
+
+def cells(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return the lines of a calculation as amounts, all as wide as the widest, and what they are."""
     amounts = [("-" if line.amount_bytes < 0 else "") + _size(abs(line.amount_bytes)) for line in lines]
-    width = max(map(len, amounts))
+    width = max(map(len, amounts), default=0)
     return [
-        f"  {amount:>{width}}  {line.what}" + (f" ({line.source})" if line.source else "")
+        (f"{amount:>{width}}", line.what + (f" ({line.source})" if line.source else ""))
         for amount, line in zip(amounts, lines, strict=True)
     ]
 
@@ -262,8 +307,7 @@ def check_disk(run: Run, workdir: Path, lines: Sequence[Line]) -> None:
     Raises:
         RamTrainError: it has not; with the arithmetic.
     """
-    free = Line(shutil.disk_usage(workdir).free, f"free on the disk of {workdir}")
-    calculation = [free, *(Line(-line.amount_bytes, line.what, line.source) for line in lines)]
+    calculation = room_on_disk(workdir, lines)
     missing_bytes = -sum(line.amount_bytes for line in calculation)
     if lines and missing_bytes > 0:
         raise RamTrainError(
@@ -275,6 +319,12 @@ def check_disk(run: Run, workdir: Path, lines: Sequence[Line]) -> None:
                 ]
             )
         )
+
+
+def room_on_disk(workdir: Path, lines: Sequence[Line]) -> list[Line]:
+    """Return what is free on the disk of the working directory, and what is taken from it by what will be written."""
+    free = Line(shutil.disk_usage(workdir).free, f"free on the disk of {workdir}")
+    return [free, *(Line(-line.amount_bytes, line.what, line.source) for line in lines)]
 
 
 def _size(size_bytes: int) -> str:

@@ -14,15 +14,15 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 from humanfriendly import format_size
 
-from ramtrain import caller, memory
-from ramtrain.admission import DoesNotFit, admit, admit_more, is_promised, withdraw
+from ramtrain import admission, caller, memory
+from ramtrain.admission import DoesNotFit, Offer, admit, admit_more, is_promised, withdraw
 from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.durable import write_json
@@ -43,6 +43,10 @@ _BUSY_S = 2.0
 _GROWN = "; enlarged by the guard"
 _ELSE = "a smaller ramdisk.size, or ramdisk.fallback: disk"
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
+
+
+# How a backend gives a run what its lease says, or looks whether it could.
+Way = Callable[[Run, Lease], Lease]
 
 
 class Unavailable(RamTrainError):
@@ -99,9 +103,74 @@ def acquire(run: Run, workdir: Path) -> Lease:
         raise
 
 
+def foresee(run: Run, workdir: Path) -> tuple[Lease, Offer | None]:
+    """Return the lease that `acquire` would give the run now, and what memory there is for it; nothing is made.
+
+    Raises:
+        RamTrainError: as `acquire`.
+    """
+    state = ram_root(workdir) / run.run
+    if (state / MARK).exists():
+        lease = Lease.read(state / MARK)
+        _check_backend(run, lease)
+        return replace(lease, why="an earlier attempt left it"), None
+    offers: list[Offer] = []
+
+    def offered(lease: Lease, place: Path | None) -> Lease:
+        offers.append(admission.foresee(run, lease, place))
+        return replace(lease, size_bytes=min(run.size_bytes, offers[-1].fits_bytes))
+
+    def as_tmpfs(run: Run, lease: Lease) -> Lease:
+        _check_may_mount(run)
+        lease = offered(lease, None)
+        if os.geteuid() == 0:  # where nobody else sees it, and it is gone with the command
+            _mount(replace(lease, folder=str(SHM)), "unshare", "--mount", "--")
+        return lease
+
+    def in_shm(run: Run, lease: Lease) -> Lease:
+        _check_shm(run)
+        return offered(lease, SHM)
+
+    def in_path(run: Run, lease: Lease) -> Lease:
+        place = _check_path(run)
+        return _check_free(place, offered(lease, place))
+
+    def on_disk(run: Run, lease: Lease) -> Lease:
+        return _check_free(_check_disk(run, lease), lease)
+
+    lease = _new_lease(run, workdir, state)
+    try:
+        lease = _first_working(run, lease, {"tmpfs": as_tmpfs, "shm": in_shm, "path": in_path, "disk": on_disk})
+    except (Unavailable, DoesNotFit) as error:
+        return on_disk(run, _fallen_back(run, lease, error)), None
+    return lease, offers[-1] if offers else None
+
+
 def _make(run: Run, workdir: Path, state: Path) -> Lease:
     started = time.monotonic()
-    lease = Lease(
+    ways: dict[str, Way] = {"tmpfs": _mount_tmpfs, "shm": _use_shm, "path": _use_path, "disk": _use_disk}
+    lease = _new_lease(run, workdir, state)
+    try:
+        lease = _first_working(run, lease, ways)
+    except (Unavailable, DoesNotFit) as error:
+        lease = _fallen_back(run, lease, error)
+        withdraw(state)
+        log.warning("%s\nrun %s: IT IS TRAINED ON THE DISK, as ramdisk.fallback says.", error, run.run)
+        lease = _use_disk(run, lease)
+    lease = replace(lease, mount_s=round(time.monotonic() - started, 3), mounted=stamp())
+    _write_marks(lease)
+    _make_temporary(lease)
+    if lease.may_swap:
+        log.warning(
+            "run %s: its RAM disk may be swapped out to a disk, past all counters of its writes; a tmpfs that root "
+            "mounts on Linux 6.4 or newer never is",
+            run.run,
+        )
+    return lease
+
+
+def _new_lease(run: Run, workdir: Path, state: Path) -> Lease:
+    return Lease(
         run=run.run,
         backend=run.backend,
         why="as configured",
@@ -117,25 +186,14 @@ def _make(run: Run, workdir: Path, state: Path) -> Lease:
         counters=disk_counters(workdir),
         size_from=run.size_from,
     )
-    try:
-        lease = _first_working(run, lease)
-    except (Unavailable, DoesNotFit) as error:
-        if run.fallback != "disk":
-            raise
-        withdraw(state)
-        log.warning("%s\nrun %s: IT IS TRAINED ON THE DISK, as ramdisk.fallback says.", error, run.run)
-        reason = " ".join(str(error).split())
-        lease = _use_disk(run, replace(lease, backend="disk", why=f"ramdisk.fallback: disk, since {reason}"))
-    lease = replace(lease, mount_s=round(time.monotonic() - started, 3), mounted=stamp())
-    _write_marks(lease)
-    _make_temporary(lease)
-    if lease.may_swap:
-        log.warning(
-            "run %s: its RAM disk may be swapped out to a disk, past all counters of its writes; a tmpfs that root "
-            "mounts on Linux 6.4 or newer never is",
-            run.run,
-        )
-    return lease
+
+
+def _fallen_back(run: Run, lease: Lease, error: RamTrainError) -> Lease:
+    """Return a lease of the disk, where the config says so; otherwise what went wrong remains."""
+    if run.fallback != "disk":
+        raise error
+    reason = " ".join(str(error).split())
+    return replace(lease, backend="disk", why=f"ramdisk.fallback: disk, since {reason}")
 
 
 def _write_marks(lease: Lease) -> None:
@@ -181,17 +239,22 @@ def _temporary_link(state: Path) -> Path:
 
 
 def _adopt(run: Run, lease: Lease) -> Lease:
+    _check_backend(run, lease)
+    check_own_folder(Path(lease.folder))
+    _make_temporary(lease)
+    lease = enlarge(run, lease)
+    log.info("run %s: going on with the RAM disk of an earlier attempt at %s", lease.run, lease.folder)
+    return lease
+
+
+def _check_backend(run: Run, lease: Lease) -> None:
+    """Check that the RAM disk of an earlier attempt is of the kind that the config now asks for."""
     fell_back = lease.backend == "disk" and run.fallback == "disk"
     if run.backend not in ("auto", lease.backend) and not fell_back:
         raise RamTrainError(
             f"run {run.run}: an earlier attempt left a RAM disk of backend {lease.backend!r} at {lease.folder}, and "
             f"the config now asks for {run.backend!r}. Type `{caller.command('unmount')}` first."
         )
-    check_own_folder(Path(lease.folder))
-    _make_temporary(lease)
-    lease = enlarge(run, lease)
-    log.info("run %s: going on with the RAM disk of an earlier attempt at %s", lease.run, lease.folder)
-    return lease
 
 
 def enlarge(run: Run, lease: Lease) -> Lease:
@@ -237,19 +300,13 @@ def grow(run: Run, lease: Lease, wanted_bytes: int, least_bytes: int) -> Lease:
     return lease
 
 
-def _first_working(run: Run, lease: Lease) -> Lease:
-    backends: dict[str, Callable[[Run, Lease], Lease]] = {
-        "tmpfs": _mount_tmpfs,
-        "shm": _use_shm,
-        "path": _use_path,
-        "disk": _use_disk,
-    }
+def _first_working(run: Run, lease: Lease, ways: Mapping[str, Way]) -> Lease:
     if run.backend != "auto":
-        return backends[run.backend](run, lease)
+        return ways[run.backend](run, lease)
     reasons = []
     for name in ("tmpfs", "shm"):
         try:
-            taken = backends[name](run, replace(lease, backend=name))
+            taken = ways[name](run, replace(lease, backend=name))
         except Unavailable as reason:
             reasons.append(f"no {name}: {reason}")
         else:
@@ -263,19 +320,29 @@ def _first_working(run: Run, lease: Lease) -> Lease:
 
 
 def _mount_tmpfs(run: Run, lease: Lease) -> Lease:
-    """Mount a tmpfs of the run's own (tmpfs(5)), without swap and with huge pages where the kernel has them."""
-    if os.geteuid() != 0 and not run.sudo:
-        raise Unavailable("mounting needs root (or ramdisk.sudo: true).")
+    """Mount a tmpfs of the run's own."""
+    _check_may_mount(run)
     sudo = ("sudo", "-n") if os.geteuid() != 0 else ()
     lease = replace(lease, size_bytes=admit(run, lease), sudo=bool(sudo))
     if _own_mount(lease):  # an earlier attempt was killed between the mount and its mark
         _remount(lease)
         return lease
+    return _mount(lease, *sudo)
+
+
+def _check_may_mount(run: Run) -> None:
+    if os.geteuid() != 0 and not run.sudo:
+        raise Unavailable("mounting needs root (or ramdisk.sudo: true).")
+
+
+def _mount(lease: Lease, *prefix: str) -> Lease:
+    """Mount a tmpfs (tmpfs(5)), without swap and with huge pages where the kernel has them; `prefix` is put before the
+    command."""
     always = f"size={lease.size_bytes},mode=0700,uid={os.geteuid()},gid={os.getegid()},nosuid,nodev"
     refusal: CommandError | None = None
     for more in (",huge=within_size,noswap", ",noswap", ",huge=within_size", ""):
         try:
-            run_command(*sudo, "mount", "-t", "tmpfs", "-o", always + more, _TMPFS_SOURCE, lease.folder)
+            run_command(*prefix, "mount", "-t", "tmpfs", "-o", always + more, _TMPFS_SOURCE, lease.folder)
         except CommandError as error:
             refusal = refusal or error
         else:
@@ -293,13 +360,23 @@ def _remount(lease: Lease) -> None:
 
 
 def _use_shm(run: Run, lease: Lease) -> Lease:
-    if mount_of(SHM).fstype not in MEMORY_FILESYSTEMS:
-        raise Unavailable(f"{SHM} is not in memory.")
-    _check_room(SHM, run.least_bytes, "in a container, start it with a larger --shm-size; else " + _ELSE)
+    _check_shm(run)
     return replace(lease, size_bytes=admit(run, lease, SHM))
 
 
+def _check_shm(run: Run) -> None:
+    if mount_of(SHM).fstype not in MEMORY_FILESYSTEMS:
+        raise Unavailable(f"{SHM} is not in memory.")
+    _check_room(SHM, run.least_bytes, "in a container, start it with a larger --shm-size; else " + _ELSE)
+
+
 def _use_path(run: Run, lease: Lease) -> Lease:
+    path = _check_path(run)
+    return _elsewhere(path, replace(lease, size_bytes=admit(run, lease, path)))
+
+
+def _check_path(run: Run) -> Path:
+    """Return the folder on the RAM disk that the config names."""
     path = run.ramdisk_path
     assert path is not None  # the config has been checked
     if not path.is_dir():
@@ -311,22 +388,33 @@ def _use_path(run: Run, lease: Lease) -> Lease:
             "RAM disk, or say ramdisk.backend: disk if the disk is meant."
         )
     _check_room(path, run.least_bytes, "a larger RAM disk; else " + _ELSE)
-    return _elsewhere(path.resolve(), replace(lease, size_bytes=admit(run, lease, path)))
+    return path.resolve()
 
 
 def _use_disk(run: Run, lease: Lease) -> Lease:
+    return replace(_elsewhere(_check_disk(run, lease), lease), may_swap=False)
+
+
+def _check_disk(run: Run, lease: Lease) -> Path:
+    """Return the folder on the disk that takes the place of a RAM disk."""
     path = run.ramdisk_path or Path(lease.workdir)
     if not path.is_dir():
         raise RamTrainError(f"ramdisk.path: {path}: no such folder.")
     _check_room(path, run.least_bytes, "free some room")
-    return replace(_elsewhere(path.resolve(), lease), may_swap=False)
+    return path.resolve()
 
 
 def _elsewhere(path: Path, lease: Lease) -> Lease:
+    lease = _check_free(path, lease)
+    _make_private(Path(lease.folder))
+    return lease
+
+
+def _check_free(path: Path, lease: Lease) -> Lease:
+    """Return the lease with its folder in `path`, in which nothing must be yet."""
     root = Path(lease.state).parent
     folder = path / root.parent.name / root.name / lease.run
-    _make_private(folder)
-    if any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise RamTrainError(
             f"run {lease.run}: {folder} is there already and its state in {lease.state} is gone (a reboot?). "
             "Look at what it holds, then move or delete it."

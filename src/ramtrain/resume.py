@@ -26,7 +26,7 @@ from ramtrain.staging import Begun, Stage, renew
 log = logging.getLogger(__name__)
 
 
-_RULES = ("same", "always", "never")
+RULES = ("same", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Ladder:
     def _starts(self) -> list[Start]:
         """Return what the training can go on from, the newest first."""
         run = self.run
-        if run.resume not in _RULES:
+        if run.resume not in RULES:
             named = shelf.read_durable(Path(run.resume))
             return [Start(named.checkpoint, named.saved_s, named.progress, None, named)]
         if not self.begun and not any(shelf.shelf(run.run).glob("[0-9]*")):

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ramtrain.clock import stamp
 from ramtrain.config import Products, Run
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _STAGE = ".stage.json"
 _BEGUN = "begun.json"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,24 +146,13 @@ def stage_project(run: Run, lease: Lease) -> Stage:
         for left in ("overlay", "volatile", "project", "out"):
             remove_tree(folder / left)
         remove_spilled(spill_folder(lease))
-    methods: dict[str, Callable[[Run, Path], Stage]] = {"overlay": _overlay, "copy": _copy, "none": _none}
-    if run.staging != "auto":
-        try:
-            stage = methods[run.staging](run, folder)
-        except Unavailable as reason:
-            raise RamTrainError(
-                f"run {run.run}: staging: overlay does not work here: {str(reason).rstrip('.')}. "
-                "Choose `auto` or `copy`."
-            ) from None
-    else:
-        try:
-            stage = replace(_overlay(run, folder), why="the first choice, and it works here")
-        except Unavailable as reason:
-            stage = replace(_copy(run, folder), why=f"no overlay: {reason}")
+    methods = {"overlay": _overlay, "copy": _copy, "none": _none}
+    _, why, stage = _first_working(run, {name: partial(method, run, folder) for name, method in methods.items()})
     if run.volatile and stage.method != "overlay":
         log.warning("run %s: project.volatile needs the overlay; writes to those folders go to the disk", run.run)
     stage = replace(
         stage,
+        why=why,
         stage_s=round(time.monotonic() - started, 3),
         spilled=str(spill_folder(lease)),
         started=started_at,
@@ -170,21 +162,69 @@ def stage_project(run: Run, lease: Lease) -> Stage:
     return stage
 
 
+def foresee(run: Run, folder: Path, place: Path) -> tuple[str, str]:
+    """Return the method by which the run's project would be staged now, and why; nothing is left of the trial.
+
+    Args:
+        folder: where its RAM disk will be.
+        place: a folder on a file system of the same kind, to try things out in.
+
+    Raises:
+        RamTrainError: the configured method does not work here.
+    """
+
+    def try_overlay() -> None:
+        scratch = Path(tempfile.mkdtemp(prefix="ramtrain-check-", dir=place))
+        try:
+            existing = [path for path in run.volatile if path.is_dir()]
+            captured = _captured(run, existing, folder)
+            _find_namespace([_prepare(lower, scratch / name) for name, lower in captured.items()], scratch)
+        finally:
+            remove_tree(scratch)
+
+    method, why, _ = _first_working(run, {"overlay": try_overlay, "copy": lambda: None, "none": lambda: None})
+    return method, why
+
+
+def _first_working(run: Run, methods: Mapping[str, Callable[[], T]]) -> tuple[str, str, T]:
+    """Return the method that the config names, or the first that works, why it was taken, and what it returned."""
+    if run.staging != "auto":
+        try:
+            return run.staging, "as configured", methods[run.staging]()
+        except Unavailable as reason:
+            raise RamTrainError(
+                f"run {run.run}: staging: overlay does not work here: {str(reason).rstrip('.')}. "
+                "Choose `auto` or `copy`."
+            ) from None
+    try:
+        return "overlay", "the first choice, and it works here", methods["overlay"]()
+    except Unavailable as reason:
+        return "copy", f"no overlay: {reason}", methods["copy"]()
+
+
+def _captured(run: Run, volatile: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """Return the folders that overlays are mounted on, by the names of their places in the run's folder."""
+    project = run.project.resolve()
+    found = {"overlay": project}
+    for number, place in enumerate(volatile, 1):
+        captured = place.resolve()
+        if captured.is_relative_to(project):
+            log.info("run %s: volatile folder %s is in the project, which is captured as a whole", run.run, place)
+        else:
+            found[f"volatile/{number}"] = captured
+    for captured in found.values():
+        _check_disjoint(captured, folder)
+    return found
+
+
 def _overlay(run: Run, folder: Path) -> Stage:
     project = run.project.resolve()
-    _check_disjoint(project, folder)
-    overlays = [_prepare(project, folder / "overlay")]
-    for number, place in enumerate(run.volatile, 1):
+    for place in run.volatile:
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RamTrainError(f"project.volatile: {place}: {error.strerror}; give a folder.") from None
-        captured = place.resolve()
-        if captured.is_relative_to(project):
-            log.info("run %s: volatile folder %s is in the project, which is captured as a whole", run.run, place)
-            continue
-        _check_disjoint(captured, folder)
-        overlays.append(_prepare(captured, folder / "volatile" / str(number)))
+    overlays = [_prepare(lower, folder / name) for name, lower in _captured(run, run.volatile, folder).items()]
     namespace = _find_namespace(overlays, folder)
     upper = Path(overlays[0].upper)
     files, size_bytes = (0, 0) if any(upper.iterdir()) else _preload(run, project, upper)
