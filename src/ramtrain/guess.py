@@ -1,0 +1,285 @@
+"""How a project is trained, guessed from its files without running any of it; each guess with what it is from."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from humanfriendly.text import concatenate
+
+from ramtrain.config import Trainer
+from ramtrain.products import ALLTALK, COQUI, GENERIC, HUGGINGFACE, LIGHTNING, OUTPUT, Clue, Found, find_products
+from ramtrain.project import Project
+from ramtrain.source import Option, Source
+
+_OTHER_LIBRARIES = ("xgboost", "lightgbm", "catboost", "sklearn", "torch", "tensorflow", "keras", "jax", "flax")
+_TRAINS_IN_TRANSFORMERS = re.compile(r"(transformers|trl|setfit|sentence_transformers)\..*(Trainer|TrainingArguments)")
+_DATA = re.compile(r"(data|dataset|train|training|input|corpus)s?(_?(dir|path|file|folder|root|set|data|csv))?")
+_TRAINING_COMMANDS = ("train", "fit", "finetune", "fine-tune", "pretrain")
+_ON_PATH = "python"
+_PLACES_OF_PYTHON = (".venv", "venv", "env", ".env", ".conda", "conda")
+# What reads the command line, and refuses what it does not know: argparse, click, typer.
+_STRICT = ("parse_args", "command", "Typer")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a config needs to say of a project, each with what it is from; `warnings` are for its user to look at.
+    `install_to` is None but for trainers that keep their models."""
+
+    project: Path
+    trainer: Clue
+    adapter: Trainer
+    command: str
+    command_from: str
+    python_from: str
+    products: Found
+    install_to: str | None
+    looked_at: str
+    warnings: Sequence[str]
+
+
+def guess(root: Path, load_trainer: Callable[[str], Trainer]) -> Guess:
+    """Guess how a project is trained.
+
+    Args:
+        load_trainer: returns an adapter by its name.
+
+    Raises:
+        RamTrainError: the project is missing, no folder, may not be read, or is empty.
+    """
+    project = Project(root)
+    main = project.source("finetune.py") if "finetune.py" in project.listing.files else None
+    if main and {"train_gpt", "compact_custom_model"} <= main.defines.keys():
+        return _guess_alltalk(project, main, load_trainer)
+    entry = project.find_entry()
+    reached = project.reached_from(entry) if entry else []
+    trainer = _find_trainer(project, reached)
+    adapter = load_trainer(trainer.value)
+    arguments, command_from, warnings = _find_command(project, entry, reached)
+    python, python_from = _find_python(project) if entry else ("", "")
+    if python == _ON_PATH and (missing := _missing(project, reached)):
+        warnings.append(
+            f"this Python has no {_some(missing)}; put the one that you train with in its place, by its path"
+        )
+    products = find_products(project, reached, adapter, trainer.value)
+    warnings += products.warnings
+    if entry and adapter.resume:
+        warnings += _resume_warnings(entry, reached, adapter, trainer.value)
+    return Guess(
+        project=root,
+        trainer=trainer,
+        adapter=adapter,
+        command=shlex.join(map(_plain, [python, *arguments] if python else arguments)),
+        command_from=command_from,
+        python_from=python_from,
+        products=products,
+        install_to=None,
+        looked_at=_looked_at(project),
+        warnings=warnings,
+    )
+
+
+def _plain(argument: str) -> str:
+    """Return an argument in which braces are no placeholders."""
+    return argument.replace("{", "{{").replace("}", "}}")
+
+
+def _looked_at(project: Project) -> str:
+    listing = project.listing
+    text = f"{len(listing.files):,} files"
+    if not listing.is_whole:
+        text += ", and no further"
+    if project.unreadable:
+        text += f"; not read, since they are too large, not to be opened or no Python: {_some(project.unreadable)}"
+    return text
+
+
+def _some(names: Sequence[str]) -> str:
+    return concatenate(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _find_trainer(project: Project, reached: Sequence[Source]) -> Clue:
+    """Return the adapter's name by what the entry, and what it imports of the project, import from libraries."""
+    kinds: tuple[tuple[str, Callable[[Source, str], bool]], ...] = (
+        (HUGGINGFACE, _is_of_transformers),
+        (COQUI, lambda source, name: _is_of_coqui(project, source, name)),
+        (LIGHTNING, lambda _, name: name.split(".")[0] in ("lightning", "pytorch_lightning")),
+    )
+    imports = [(source, name, line) for source in reached for name, line in source.imports.items()]
+    imports.sort(key=lambda item: -item[1].count("."))  # what a name is of tells more
+    for kind, is_of in kinds:
+        for source, name, line in imports:
+            if is_of(source, name):
+                return Clue(kind, f"{source.path}:{line} imports {name}")
+    for library in _OTHER_LIBRARIES:
+        for source, name, line in imports:
+            if name.split(".")[0] == library:
+                return Clue(GENERIC, f"{source.path}:{line} imports {name}, which has no adapter of its own")
+    return Clue(GENERIC, "no import of a trainer that there is an adapter for")
+
+
+def _is_of_transformers(source: Source, name: str) -> bool:
+    if _TRAINS_IN_TRANSFORMERS.fullmatch(name):
+        return True
+    return name in ("transformers", "trl") and any(call.endswith("Trainer") for call in source.calls)
+
+
+def _is_of_coqui(project: Project, source: Source, name: str) -> bool:
+    top = name.split(".")[0]
+    if top == "trainer":
+        is_whole = name != "trainer" or "Trainer" in source.calls
+        return is_whole and not project.is_own("trainer", source.path)
+    return top == "TTS" and "Trainer" in source.calls
+
+
+def _find_command(
+    project: Project, entry: Source | None, reached: Sequence[Source]
+) -> tuple[list[str], str, list[str]]:
+    """Return the command without its Python, from what it is guessed, and what its user should look at."""
+    if entry is None:
+        if script := project.find_script():
+            shell = ["bash", script] if script.endswith(".sh") else [f"./{script}"]
+            return shell, f"{script}, by its name", ["what the script starts was not looked at"]
+        nothing = "no file looks like the start of a training: put your command there"
+        return ["python", "train.py"], "nothing: no such file was found", [nothing]
+    why = f"{entry.path}, by its name" + (" and its `__main__`" if entry.is_program else "")
+    start = ["-m", entry.path.removesuffix(".py").replace("/", ".")] if entry.is_in_package else [entry.path]
+    calls = _calls(reached)
+    if "LightningCLI" in calls:
+        start.append("fit")
+    for source in reached:
+        start += [name for name in _TRAINING_COMMANDS if name in source.commands][:1]
+    given, warnings = [], []
+    for option in _required(entry, reached):
+        value, warning = _value_of(option, project)
+        given += [value] if not option.name.startswith("-") else [option.name, value]
+        warnings += [f"{entry.path} needs {option.name}: {warning}"] if warning else []
+    if "HfArgumentParser" in calls and "--output_dir" not in given:
+        given += ["--output_dir", OUTPUT]
+    return [*start, *given], why, warnings
+
+
+def _required(entry: Source, reached: Sequence[Source]) -> list[Option]:
+    """Return the options that must be given; those of modules that are programs of their own are not the entry's."""
+    mine = [source for source in reached if source is entry or not source.is_program]
+    options = {name: option for source in mine for name, option in source.options.items()}
+    wanted = [option for option in options.values() if option.is_required]
+    return sorted(wanted, key=lambda option: option.name.startswith("-"))
+
+
+def _value_of(option: Option, project: Project) -> tuple[str, str]:
+    """Return a value for an option that must be given, and what is to be said of it."""
+    name = option.name.lstrip("-").replace("-", "_").lower()
+    if name.startswith(("out", "save", "result", "checkpoint", "ckpt", "work_dir", "log")):
+        return OUTPUT, ""
+    if _DATA.fullmatch(name):
+        for place in (name, "data", "dataset", "datasets"):
+            if place in project.listing.folders:
+                return place, ""
+    return name.upper(), f"put it in the place of {name.upper()}"
+
+
+def _find_python(project: Project) -> tuple[str, str]:
+    """Return the Python of the project, and where it is."""
+    order = {name: number for number, name in enumerate(_PLACES_OF_PYTHON)}
+    found = sorted(project.listing.environments, key=lambda path: (path.count("/"), order.get(path, len(order)), path))
+    for environment in found:
+        if os.access(project.root / environment / "bin/python", os.X_OK):
+            return f"{environment}/bin/python", f"{environment}, an environment in the project"
+    broken = f"; that of {found[0]} cannot be started" if found else ""
+    program = shutil.which("python")
+    whose = "RamTrain's own" if program and Path(program) == Path(sys.executable) else "on the PATH"
+    where = f"{program}, {whose}" if program else "none on the PATH"
+    return _ON_PATH, f"{where}, since the project has no environment{broken}"
+
+
+def _missing(project: Project, reached: Sequence[Source]) -> list[str]:
+    """Return what the sources import that RamTrain's own Python, which `python` is, does not have."""
+    if shutil.which(_ON_PATH) != sys.executable:
+        return []
+    wanted: dict[str, None] = {}
+    for source in reached:
+        for name in source.imports:
+            top = name.split(".")[0]
+            if top and top not in sys.stdlib_module_names and not project.is_own(top, source.path):
+                wanted[top] = None
+    return [name for name in wanted if importlib.util.find_spec(name) is None]
+
+
+def _resume_warnings(entry: Source, reached: Sequence[Source], adapter: Trainer, kind: str) -> list[str]:
+    """Return what is to be said where the script does not seem to know the arguments that have it resume."""
+    assert adapter.resume is not None
+    calls = _calls(reached)
+    options = {name.replace("-", "_") for source in reached for name in source.options}
+    names = [part.split("=")[0] for part in adapter.resume.arguments if part.startswith("--")]
+    unknown = [name for name in names if f"__{name[2:].replace('-', '_')}" not in options]
+    if not unknown or "LightningCLI" in calls or ("HfArgumentParser" in calls and kind == HUGGINGFACE):
+        return []
+    refuses = bool(options) and any(call in calls for call in _STRICT)
+    if kind == COQUI and not refuses:
+        return []  # the Coqui Trainer reads the command line itself
+    told = f"{entry.path} has no option {unknown[0]}" if options else f"{entry.path} reads no arguments"
+    if "get_last_checkpoint" in calls:
+        return [f"{told} but looks for a checkpoint itself: take a copy of the adapter with `arguments: []`"]
+    return [f"{told}, by which an interrupted training goes on: add it"]
+
+
+def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str], Trainer]) -> Guess:
+    """Guess what is trained in an AllTalk folder: the newest of its data sets."""
+    root, files = project.root, set(project.listing.files)
+    sets = [path.split("/")[1] for path in files if re.fullmatch(r"finetune/[^/]+/metadata_train\.csv", path)]
+    sets.sort(key=lambda name: (-_changed_s(root / "finetune" / name / "metadata_train.csv"), name))
+    models = {path.split("/")[2] for path in files if re.fullmatch(r"models/xtts/[^/]+/dvae\.pth", path)}
+    bases = sorted(models - set(sets))
+    warnings = []
+    if not sets:
+        warnings.append("finetune/ has no data set yet: make one on AllTalk's own page, and put its name for NAME")
+    if not bases:
+        warnings.append("models/xtts has no base model yet: let AllTalk download one")
+    name = sets[0] if sets else "NAME"
+    language = _first_line(root / "finetune" / name / "lang.txt") or "en"
+    options = ["--project", name, "--language", language, "--epochs", "10"]
+    line = main.defines["train_gpt"]
+    adapter = load_trainer(ALLTALK)
+    python = next((place for place in adapter.python if os.access(root / place, os.X_OK)), None)
+    if not python:
+        warnings.append("AllTalk's own Python was not found: name it in project.python")
+    told = f"data sets in finetune/: {_some(sets) or 'none'}; base models: {_some(bases) or 'none'}"
+    return Guess(
+        project=root,
+        trainer=Clue(ALLTALK, f"finetune.py:{line} defines train_gpt"),
+        adapter=adapter,
+        command=f"{{python}} {{driver}} {shlex.join(map(_plain, options))}",
+        command_from=told,
+        python_from=f"{python or 'not found'}; project.python names another",
+        products=Found(),
+        install_to=f"models/xtts/{name}",
+        looked_at=_looked_at(project),
+        warnings=warnings,
+    )
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")[:20].strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _calls(sources: Iterable[Source]) -> set[str]:
+    return {call for source in sources for call in source.calls}
