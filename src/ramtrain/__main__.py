@@ -10,15 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ramtrain import caller
 from ramtrain.advice import advise
 from ramtrain.baseline import BASELINE, read_baseline
+from ramtrain.check import as_text as as_plan
+from ramtrain.check import check
 from ramtrain.compare import compare
 from ramtrain.compared import as_dict, as_text
 from ramtrain.config import project_of
 from ramtrain.errors import RamTrainError
+from ramtrain.initial import initialize
 from ramtrain.recorded import find_record
+from ramtrain.redact import redact_text
 from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table
+
+# The folder of the workflow.
+HOME = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
@@ -33,14 +41,44 @@ def main() -> None:
     for side in "AB":
         comparing.add_argument(side, help="a run in results, a folder with a record.json, or a record.json")
     comparing.add_argument("--json", action="store_true", help="for machines; sizes in bytes, times in seconds")
+    making = commands.add_parser("init", help="a first config for a project, guessed from its files")
+    making.add_argument("project", type=Path, help="the folder that you train in")
+    making.add_argument("--output", type=Path, help="the config to write; named after the project by default")
+    checking = commands.add_parser("check", help="all checks of a config, and the plan; nothing is trained")
+    checking.add_argument("--configfile", type=Path, nargs="+", default=[], help="as Snakemake takes it")
     arguments = parser.parse_args()
-    if arguments.command == "status":
+    if arguments.command == "init":
+        _initialize(arguments.project, arguments.output)
+    elif arguments.command == "check":
+        _check(arguments.configfile)
+    elif arguments.command == "status":
         runs = read_status()
         print(json.dumps(runs, indent=2, ensure_ascii=False) if arguments.json else table(runs))
     elif arguments.command == "compare":
         _compare(arguments.A, arguments.B, arguments.json)
     else:
         _advise([home(run) / "record.json" for run in arguments.runs] or sorted(RESULTS.glob("*/record.json")))
+
+
+def _initialize(project: Path, output: Path | None) -> None:
+    try:
+        print(initialize(project, output, HOME))
+    except RamTrainError as error:
+        sys.exit(str(error))
+
+
+def _check(configfiles: list[Path]) -> None:
+    caller.remember(configfiles)
+    report = check(configfiles, HOME, Path.cwd())
+    sys.stdout.reconfigure(errors="backslashreplace")
+    print(redact_text(as_plan(report), code=True), flush=True)
+    if report.faults:
+        sys.exit(redact_text("\n".join(report.faults), code=True))
+    print(
+        f"Nothing is in the way. To train, type\n  {caller.command('train')}"
+        if report.plans
+        else "Nothing is to be trained."
+    )
 
 
 def _compare(a: str, b: str, as_json: bool) -> None:
