@@ -114,9 +114,9 @@ def _find_trainer(project: Project, reached: Sequence[Source]) -> Clue:
         (LIGHTNING, lambda _, name: name.split(".")[0] in ("lightning", "pytorch_lightning")),
     )
     imports = [(source, name, line) for source in reached for name, line in source.imports.items()]
-    imports.sort(key=lambda item: -item[1].count("."))  # what a name is of tells more
     for kind, is_of in kinds:
-        for source, name, line in imports:
+        # The name of a class tells more than that of its module.
+        for source, name, line in sorted(imports, key=lambda item: -item[1].count(".")):
             if is_of(source, name):
                 return Clue(kind, f"{source.path}:{line} imports {name}")
     for library in _OTHER_LIBRARIES:

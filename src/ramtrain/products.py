@@ -16,7 +16,7 @@ ALLTALK, COQUI, HUGGINGFACE, LIGHTNING, GENERIC = "alltalk", "coqui", "huggingfa
 OUTPUT = "output"
 _MOST_GLOBS = 4
 _WEIGHTS = re.compile(
-    r".+\.(pt|pth|ckpt|safetensors|bin|joblib|pkl|pickle|onnx|h5|keras|ubj|npz|npy|msgpack|gguf|weights|model)"
+    r".+\.(pt|pth|pth\.tar|ckpt|safetensors|bin|joblib|pkl|pickle|onnx|h5|keras|ubj|npz|npy|msgpack|gguf|weights|model)"
 )
 _MODEL = re.compile(r".*(model|booster|best|final).*\.(json|txt|xml|ya?ml)", re.IGNORECASE)
 _CHECKPOINT = re.compile(
@@ -67,7 +67,7 @@ def find_products(project: Project, sources: Sequence[Source], adapter: Trainer,
     if not checkpoints:
         warnings.append("no checkpoints were found, without which a power cut costs all of the training: name them")
     if not model:
-        model = checkpoints[-1:] or (_fallback(sources),)
+        model = checkpoints or (_fallback(sources),)
         warnings.append("no file of a final model was found: look whether these globs name it")
     return Found(model, checkpoints, written.artifacts, tuple(warnings))
 

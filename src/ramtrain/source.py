@@ -6,8 +6,9 @@ import ast
 import glob
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 _MOST_BYTES = 512 << 10
@@ -18,6 +19,7 @@ _OUTPUT = re.compile(
     r"(dir|directory|path|folder|dirpath)|out|output|outputs|dirpath|results"
 )
 _SAVES = re.compile(r"(.*_)?(save|dump|write|export)(_.*|z|v|txt|bytes|text|file)?")
+_COPIES = ("copy", "copy2", "copyfile", "move", "rename", "replace")
 _WRAPPERS = ("Path", "PurePath", "PosixPath", "str", "fspath", "abspath", "realpath", "normpath", "expanduser")
 _SAME_PLACE = ("resolve", "absolute", "expanduser", "as_posix")
 
@@ -122,6 +124,9 @@ class _Reader:
             source.defines.setdefault(node.name, node.lineno)
         for name, value in _assignments(node):
             self.assigned[name] = value
+        if isinstance(node, ast.FunctionDef):
+            for name, value in _argument_defaults(node.args):
+                self.assigned.setdefault(name, value)
 
     def _note_option(self, call: ast.Call) -> None:
         """Note an option of argparse or click."""
@@ -179,6 +184,8 @@ class _Reader:
         places: list[ast.expr] = []
         if name == "open" and _opens_for_writing(call):
             places = [call.args[0] if isinstance(call.func, ast.Name) and call.args else _receiver(call)]
+        elif name in _COPIES and len(call.args) > 1:
+            places = [call.args[1]]
         elif _SAVES.fullmatch(name):
             places = [*call.args, *(keyword.value for keyword in call.keywords), _receiver(call)]
         for place in places:
@@ -211,8 +218,10 @@ class _Reader:
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 first, second = known(left), known(right)
                 return None if first is None and second is None else (first or "*") + (second or "*")
-            case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mod()):
-                return re.sub(r"%[-+ #0-9.]*[a-z]", "*", glob.escape(text))
+            case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mod(), right=right):
+                values = iter(right.elts if isinstance(right, ast.Tuple) else [right])
+                fill = partial(_filled, lambda: known(next(values, None)))
+                return re.sub(r"%[-+ #0-9.]*([a-z])", fill, glob.escape(text))
             case ast.BoolOp(op=ast.Or(), values=values):
                 return next((text for value in values if (text := known(value))), None)
             case ast.IfExp(body=body, orelse=orelse):
@@ -257,6 +266,12 @@ class _Reader:
         if name in ("get", "getenv", "getattr") and len(call.args) > 1:
             return known(call.args[-1])
         return None
+
+
+def _filled(value: Callable[[], str | None], place: re.Match[str]) -> str:
+    """Return what stands in the place of `%s` and its like."""
+    text = value()
+    return text if text is not None and place[1] == "s" else "*"
 
 
 def _assignments(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
@@ -333,4 +348,6 @@ def _in_project(path: str) -> str | None:
     if path.startswith(("/", "~")) or "://" in path or "\0" in path or "\n" in path:
         return None
     parts = [part for part in path.split("/") if part not in ("", ".")]
+    if len(parts) > 1 and parts[0] == "*":  # a folder that is not known may be none, or several
+        parts[0] = "**"
     return None if ".." in parts else "/".join(parts)

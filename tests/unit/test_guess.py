@@ -48,7 +48,7 @@ def guessed(root: Path, files: dict[str, str]) -> Guess:
         ({"train.py": "from transformers import AutoModel\nimport lightning\n"}, "lightning", "train.py:2"),
         ({"train.py": "from trainer import Trainer, TrainerArgs\n"}, "coqui", "train.py:1 imports trainer.Trainer"),
         ({"train.py": "from trainer import Trainer\n", "trainer.py": "import torch\n"}, "generic", "trainer.py:1"),
-        ({"train.py": "from sklearn.svm import SVC\n"}, "generic", "train.py:1 imports sklearn.svm.SVC"),
+        ({"train.py": "from sklearn.svm import SVC\n"}, "generic", "train.py:1 imports sklearn.svm"),
         ({"train.py": "import xgboost, sklearn\n"}, "generic", "imports xgboost"),
         ({"train.py": "import json\n"}, "generic", "no import"),
         (
@@ -209,6 +209,14 @@ PARSED = ARGPARSE + TORCH
             ["runs/last.pt"],
         ),
         (TORCH + 'torch.save(m, where / "m.pt")\n', ["**/m.pt"], []),
+        (TORCH + 'torch.save(m, f"{where}/m.pt")\n', ["**/m.pt"], []),
+        (TORCH + 'o = "out"\ntorch.save(m, "%s/g_%d.pth" % (o, n))\n', ["out/g_*.pth"], ["out/g_*.pth"]),
+        (
+            TORCH + 'def save(is_best, to="checkpoint.pth.tar"):\n    torch.save(m, to)\n'
+            '    if is_best:\n        shutil.copyfile(to, "model_best.pth.tar")\n',
+            ["model_best.pth.tar"],
+            ["checkpoint.pth.tar"],
+        ),
         (TORCH + 'torch.load("base.pt")\ntorch.save(m, "/tmp/x.pt")\n', ["**/*.pt*"], []),
         (TORCH + 'torch.save(m, "../x.pt")\n', ["**/*.pt*"], []),
         ("import joblib\njoblib.dump(m, 'm.joblib')\n", ["m.joblib"], []),
