@@ -238,15 +238,18 @@ def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str],
     sets = [path.split("/")[1] for path in files if re.fullmatch(r"finetune/[^/]+/metadata_train\.csv", path)]
     sets.sort(key=lambda name: (-_changed_s(root / "finetune" / name / "metadata_train.csv"), name))
     models = {path.split("/")[2] for path in files if re.fullmatch(r"models/xtts/[^/]+/dvae\.pth", path)}
-    bases = sorted(models - set(sets))
+    bases = sorted(name for name in models if f"models/xtts/{name}/wavs" not in project.listing.folders)
     warnings = []
     if not sets:
         warnings.append("finetune/ has no data set yet: make one on AllTalk's own page, and put its name for NAME")
     if not bases:
         warnings.append("models/xtts has no base model yet: let AllTalk download one")
+    if len(bases) > 1:
+        warnings.append(f"it starts from the base model {bases[0]}; there are {_some(bases)}")
     name = sets[0] if sets else "NAME"
     language = _first_line(root / "finetune" / name / "lang.txt") or "en"
     options = ["--project", name, "--language", language, "--epochs", "10"]
+    options += ["--base-model", bases[0]] if len(bases) > 1 else []
     line = main.defines["train_gpt"]
     adapter = load_trainer(ALLTALK)
     python = next((place for place in adapter.python if os.access(root / place, os.X_OK)), None)

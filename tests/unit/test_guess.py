@@ -94,6 +94,14 @@ def test_the_newest_data_set_of_alltalk_is_taken(tmp_path: Path) -> None:
     assert "anna and zoe" in found.command_from
 
 
+def test_of_several_base_models_of_alltalk_one_is_named(tmp_path: Path) -> None:
+    voice = {"models/xtts/me/dvae.pth": "", "models/xtts/me/wavs/a.wav": ""}
+    assert "--base-model" not in guessed(tmp_path / "one", {**ALLTALK, **voice}).command
+    found = guessed(tmp_path / "two", {**ALLTALK, **voice, "models/xtts/xttsv2/dvae.pth": ""})
+    assert "--base-model base" in found.command
+    assert any("base and xttsv2" in warning for warning in found.warnings)
+
+
 def test_an_alltalk_folder_without_a_data_set_says_what_is_missing(tmp_path: Path) -> None:
     found = guessed(tmp_path / "alltalk", {"finetune.py": ALLTALK["finetune.py"]})
     assert "--project NAME" in found.command
