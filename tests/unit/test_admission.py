@@ -24,7 +24,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import SHM, Lease, ram_root, used_bytes, user_root
 from ramtrain.ledger import Promise, at_work, opened, standing
 from ramtrain.memory import Bound
-from ramtrain.ramdisk import acquire, enlarge, grow, release
+from ramtrain.ramdisk import acquire, enlarge, foresee, grow, release
 
 MIB = 1 << 20
 
@@ -179,6 +179,12 @@ def test_what_another_call_was_promised_is_waited_for(
                 ledger.strike(Path(other.state))
 
     monkeypatch.setattr(waiting.time, "sleep", sleep)
+    _, offer = foresee(a_run(project), workdir)
+    assert offer is not None
+    assert (offer.fits, offer.waiting_for()) == (
+        False,
+        "it needs 64 MiB, and 20 MiB can be promised. run other 0 in /other has been promised 80 MiB and holds 0 bytes",
+    )
     with caplog.at_level(logging.INFO):
         lease = acquire(a_run(project), workdir)
     assert len(slept) == 3
@@ -258,7 +264,9 @@ def test_fallback_trains_on_the_disk_and_does_not_wait(
     available(200)
     another(80)
     run = a_run(project, **{"ramdisk.fallback": "disk"})
+    foreseen, offer = foresee(run, workdir)
     lease = acquire(run, workdir)
+    assert (foreseen.folder, foreseen.why, offer) == (lease.folder, lease.why, None)
     assert lease.backend == "disk"
     assert Path(lease.folder).is_relative_to(workdir)
     assert lease.why.startswith("ramdisk.fallback: disk, since run my_pr_ject_: its RAM disk does not fit in memory")

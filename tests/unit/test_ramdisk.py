@@ -22,7 +22,7 @@ from ramtrain.fingerprint import Fingerprint
 from ramtrain.lease import SHM, current, user_root
 from ramtrain.ledger import standing
 from ramtrain.namespace import ENTER
-from ramtrain.ramdisk import MARK, Lease, acquire, grow, ram_root, release, temporary_folder, used_bytes
+from ramtrain.ramdisk import MARK, Lease, acquire, foresee, grow, ram_root, release, temporary_folder, used_bytes
 from ramtrain.spill import remove_spilled, spill_folder
 from ramtrain.staging import Begun, stage_project
 from ramtrain.system import mounts, run_command
@@ -61,6 +61,22 @@ def test_a_ram_disk_from_beginning_to_end(backend: str, project: Path, workdir: 
     assert not release(lease), "the second time there is nothing"
     assert not ram_root(workdir).exists()
     assert not Path(lease.folder).exists()
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+def test_what_is_foreseen_is_what_is_acquired_and_nothing_is_made(backend: str, project: Path, workdir: Path) -> None:
+    run = a_run(project, backend)
+    foreseen, offer = foresee(run, workdir)
+    assert not ram_root(workdir).exists()
+    assert list(workdir.iterdir()) == []
+    assert (offer is None) == (backend == "disk")
+    lease = acquire(run, workdir)
+    for name in ("backend", "why", "state", "folder", "size_bytes", "workdir"):
+        assert getattr(foreseen, name) == getattr(lease, name), name
+    assert foresee(run, workdir)[0] == replace(lease, why="an earlier attempt left it")
+    with pytest.raises(RamTrainError, match="Type `snakemake --cores 1 unmount` first"):
+        foresee(a_run(project, "path", **{"ramdisk.path": "/nowhere"}), workdir)
+    release(lease)
 
 
 @needs_root("mounts a tmpfs")
@@ -318,6 +334,7 @@ def sudo_mounts() -> bool:
 
 @pytest.mark.skipif(not sudo_mounts(), reason="needs a plain user whom sudo lets mount without a password")
 def test_sudo_mounts_a_tmpfs_where_the_config_allows_it(project: Path, workdir: Path) -> None:
+    assert foresee(a_run(project, "auto", **{"ramdisk.sudo": True}), workdir)[0].backend == "tmpfs"
     lease = acquire(a_run(project, "auto", **{"ramdisk.sudo": True}), workdir)
     assert (lease.backend, lease.sudo) == ("tmpfs", True)
     (Path(lease.folder) / "mine").touch()

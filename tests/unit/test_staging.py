@@ -18,7 +18,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import fingerprint
 from ramtrain.namespace import ENTER
 from ramtrain.ramdisk import Lease, acquire, release, remove_tree
-from ramtrain.staging import Begun, stage_project
+from ramtrain.staging import Begun, foresee, stage_project
 from ramtrain.system import run_command
 
 
@@ -112,6 +112,18 @@ def test_a_killed_copy_is_made_again_and_a_begun_training_is_kept(project: Path,
     Begun(fingerprint(run, None), run.products).write(lease)
     (copy / "checkpoint").touch()
     assert (Path(stage_project(run, lease).ram) / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("method", ["auto", "copy", "none"])
+def test_what_is_foreseen_is_how_it_is_staged(method: str, project: Path, lease: Lease, tmp_path: Path) -> None:
+    changes = {"project.command": ["x", "{ram}"], "project.volatile": [str(tmp_path / "later")]}
+    run = a_run(project, staging=method, **changes)
+    before = [*project.rglob("*"), *Path(lease.folder).rglob("*")]
+    foreseen = foresee(run, Path(lease.folder), Path(lease.folder))
+    assert [*project.rglob("*"), *Path(lease.folder).rglob("*")] == before
+    assert not (tmp_path / "later").exists()
+    stage = stage_project(run, lease)
+    assert foreseen == (stage.method, stage.why)
 
 
 def test_preloaded_files_are_in_ram_and_look_the_same(project: Path, lease: Lease) -> None:
