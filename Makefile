@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: setup train report test lint status bench crash clean
+.PHONY: setup train report test test-trainers lint status bench crash clean
 setup: .venv/workflow
 
 train: .venv/example examples/tiny_tts/data/metadata.csv
@@ -18,6 +18,10 @@ report: .venv/example examples/tiny_tts/data/metadata.csv
 # Most of the time tests wait for trainers: three at a time, and one that has none left takes another's.
 test: .venv/dev examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) python -m pytest --numprocesses 3 --dist worksteal
+
+# Real libraries on tiny models; not part of `test`, which does without them.
+test-trainers: .venv/trainers examples/tiny_tts/data/metadata.csv
+	$(ACTIVATE) python -m pytest --numprocesses 3 --dist worksteal tests/trainers
 
 lint: .venv/dev
 	$(ACTIVATE) ruff check .
@@ -50,6 +54,10 @@ clean:
 
 .venv/dev: .venv/example requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+.venv/trainers: .venv/dev requirements-trainers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-trainers.txt
 	touch $@
 
 examples/tiny_tts/data/metadata.csv: .venv/example

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import psutil
 import pytest
 import yaml
 
-pytest.register_assert_rewrite("workplace")
+pytest.register_assert_rewrite("trained", "workplace")
 
+from trained import Trained  # noqa: E402
 from workplace import Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
 
 from ramtrain import memory  # noqa: E402
@@ -183,3 +185,19 @@ def workplace(workdir: Path, resuming: Path) -> Iterator[Workplace]:
     place = Workplace(workdir, resuming_config(resuming))
     yield place
     place.reboot()
+
+
+@pytest.fixture
+def trained(workdir: Path, tmp_path: Path) -> Iterator[Callable[..., Trained]]:
+    """Return a function that makes the workplace of a project; what is left of it at the end is ended and released."""
+    places = []
+
+    def make(name: str, *packages: str, **changes: Any) -> Trained:
+        missing = [package for package in packages if find_spec(package) is None]
+        assert not missing, f"{', '.join(missing)} cannot be imported; type `make test-trainers`"
+        places.append(Trained(workdir, name, tmp_path, **changes))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.reboot()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
+import json
 import os
 import re
 import stat
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -49,6 +51,11 @@ class Checkpoint:
 
     path: str
     files: tuple[tuple[str, Stamp], ...]
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of files."""
+        return self.files[0][0] != self.path
 
     @property
     def saved_s(self) -> float:
@@ -100,10 +107,16 @@ def is_unchanged(checkpoint: Checkpoint, upper: Path, spilled: Path) -> bool:
     return False
 
 
-def is_whole(checkpoint: Checkpoint, folder: Path) -> bool:
-    """Whether each file is as long as it has to be, as far as its kind tells."""
+def is_whole(checkpoint: Checkpoint, folder: Path, complete: Iterable[str] = ()) -> bool:
+    """Whether each file is as long as it has to be, as far as its kind tells.
+
+    Args:
+        complete: the files of a folder, by globs, that are written last; without them it is not whole.
+    """
     try:
-        return all(is_whole_file(folder / path) for path, _ in checkpoint.files)
+        return all(is_whole_file(folder / path) for path, _ in checkpoint.files) and (
+            not checkpoint.is_folder or _has_last(checkpoint, folder, complete)
+        )
     except FileNotFoundError:
         return False
 
@@ -114,12 +127,29 @@ def is_whole_file(path: Path) -> bool:
     return path.stat().st_size > 0 if end is None else end
 
 
-def tells_its_end(checkpoint: Checkpoint, folder: Path) -> bool:
-    """Whether it is one file, of a kind whose end cannot be there before the rest."""
+def tells_its_end(checkpoint: Checkpoint, folder: Path, complete: Sequence[str] = ()) -> bool:
+    """Whether its end cannot be there before the rest: of one file by its kind, of a folder by what is written last."""
     try:
+        if checkpoint.is_folder and complete:
+            return _has_last(checkpoint, folder, complete)
         return len(checkpoint.files) == 1 and _has_end(folder / checkpoint.files[0][0]) is not None
     except FileNotFoundError:
         return False
+
+
+def _has_last(checkpoint: Checkpoint, folder: Path, complete: Iterable[str]) -> bool:
+    """Whether a folder has a file for each of the globs; one of JSON has to be whole."""
+    names = {os.path.relpath(path, checkpoint.path): folder / path for path, _ in checkpoint.files}
+    found = ([path for name, path in names.items() if fnmatch.fnmatchcase(name, pattern)] for pattern in complete)
+    return all(paths and all(path.suffix != ".json" or _is_json(path) for path in paths) for paths in found)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _has_end(path: Path) -> bool | None:

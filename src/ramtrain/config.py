@@ -33,13 +33,23 @@ _MIB_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
+class BestNamed:
+    """Where a checkpoint names the best one so far: under `key`, at the top of the JSON `file` in its folder, or, where
+    that is empty, in the pickle of a checkpoint that PyTorch wrote."""
+
+    file: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Resume:
     """How a trainer goes on from a checkpoint: arguments with {folder} and {checkpoint}; the files it needs beside the
-    checkpoint, and the best model so far, as globs in its folder."""
+    checkpoint, and the best model so far, as globs in its folder or as the checkpoint names it."""
 
     arguments: tuple[str, ...]
     companions: tuple[str, ...]
     best: tuple[str, ...]
+    best_named: BestNamed | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class Trainer:
     inputs: tuple[str, ...]
     model: tuple[str, ...]
     checkpoints: tuple[str, ...]
+    complete: tuple[str, ...]
     artifacts: tuple[str, ...]
     prunable: tuple[str, ...]
     environment: Mapping[str, str]
@@ -81,8 +92,8 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Products:
-    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder; and
-    where it says how good that is."""
+    """What a training makes, as globs: relative to the project, `companions` and `best` to a checkpoint's folder,
+    `complete` to a checkpoint that is a folder; and where it says how good that is."""
 
     model: tuple[str, ...]
     artifacts: tuple[str, ...]
@@ -91,13 +102,17 @@ class Products:
     best: tuple[str, ...]
     logs: tuple[str, ...]
     prunable: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()
+    best_named: BestNamed | None = None
     metrics: tuple[MetricSource, ...] = ()
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Iterable[Any]]) -> Products:
+    def from_dict(cls, content: Mapping[str, Any]) -> Products:
         """Return the products that `asdict` made `content` of."""
         metrics = tuple(MetricSource(**source) for source in content.get("metrics", ()))
-        return cls(**{**{key: tuple(globs) for key, globs in content.items()}, "metrics": metrics})
+        named = content.get("best_named")
+        globs = {key: tuple(globs) for key, globs in content.items() if key not in ("metrics", "best_named")}
+        return cls(**globs, best_named=named and BestNamed(**named), metrics=metrics)
 
 
 @dataclass(frozen=True)
@@ -369,6 +384,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         inputs=tuple(adapter["inputs"]),
         model=tuple(adapter["model"]),
         checkpoints=tuple(adapter["checkpoints"]),
+        complete=tuple(adapter["complete"]),
         artifacts=tuple(adapter["artifacts"]),
         prunable=tuple(adapter["prunable"]),
         environment=adapter["environment"],
@@ -376,9 +392,21 @@ def load_trainer(name: str, home: Path) -> Trainer:
         stop_signal=signal.Signals[adapter["stop"]["signal"]],
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
-        resume=resume and Resume(tuple(resume["arguments"]), tuple(resume["companions"]), tuple(resume["best"])),
+        resume=_read_resume_of(resume),
         memory=_read_need(adapter["memory"]),
         metrics=read_sources(adapter["metrics"], f"{path}: metrics", progress.get("step")),
+    )
+
+
+def _read_resume_of(resume: Mapping[str, Any] | None) -> Resume | None:
+    if resume is None:
+        return None
+    named = resume["best_named"]
+    return Resume(
+        arguments=tuple(resume["arguments"]),
+        companions=tuple(resume["companions"]),
+        best=tuple(resume["best"]),
+        best_named=named and BestNamed(named["file"], named["key"]),
     )
 
 
@@ -536,6 +564,8 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         checkpoints=(*trainer.checkpoints, *_globs("checkpoints", project["checkpoints"])),
         companions=trainer.resume.companions if trainer.resume else (),
         best=trainer.resume.best if trainer.resume else (),
+        best_named=trainer.resume.best_named if trainer.resume else None,
+        complete=trainer.complete,
         logs=trainer.artifacts,
         prunable=(*trainer.prunable, *_globs("prunable", project["prunable"])),
         metrics=choose_sources(

@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ import psutil
 from humanfriendly import format_size, format_timespan
 
 from ramtrain import shelf
+from ramtrain.best import globs_of_best
 from ramtrain.checkpoints import (
     Checkpoint,
     Stamp,
@@ -33,7 +34,6 @@ from ramtrain.checkpoints import (
     in_folder_of,
     is_unchanged,
     is_whole,
-    is_whole_file,
     tells_its_end,
     written_to,
 )
@@ -218,30 +218,35 @@ def bring_home(
 
         best = _best_models(checkpoint, products, view)
         also = [other.path for other in best if _has_same_content(other, checkpoint, upper)]
+        others = [other for other in best if other.path not in also]
+        beside = {"also": also, "best": [shelf.name_of_best(other.path, other.saved_s) for other in others]}
         kept = commit_folder(
-            {**sources, **logs}, folder, report, growing=logs.keys(), about=lambda: {**finish(), "also": also}
+            {**sources, **logs}, folder, report, growing=logs.keys(), about=lambda: {**finish(), **beside}
         )
     note(checkpoint, kept)
-    for other in best:
-        if other.path not in also:
-            _bring_best_home(run, other, upper, about(), report, note)
+    for other in others:
+        _bring_best_home(run, other, upper, about(), report, note)
     return folder
 
 
 def _best_models(checkpoint: Checkpoint, products: Products, view: View) -> list[Checkpoint]:
-    found = []
-    for path, source in _plain_files(view, in_folder_of(checkpoint, products.best)):
-        name = path.removeprefix(shelf.IN_PROJECT)
-        if is_whole_file(source):
-            found.append(Checkpoint(name, ((name, Stamp.of(source.stat())),)))
+    """Return the whole ones of the best models so far, but for the checkpoint itself."""
+    upper, found = view.layers[0], []
+    for path, names in view.find(globs_of_best(checkpoint, products, upper)).items():
+        with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
+            places = {name: contents_of(upper / name, view.spilled) for name in names}
+            files = tuple((name, Stamp.of(place.stat())) for name, place in places.items() if place and place.is_file())
+            best = Checkpoint(path, files)
+            if files and path != checkpoint.path and is_whole(best, upper, products.complete):
+                found.append(best)
     return found
 
 
 def _has_same_content(best: Checkpoint, checkpoint: Checkpoint, upper: Path) -> bool:
-    if best.path == checkpoint.path:
-        return True
+    if best.is_folder or checkpoint.is_folder:
+        return False
     try:
-        return len(checkpoint.files) == 1 and filecmp.cmp(upper / best.path, upper / checkpoint.path, shallow=False)
+        return filecmp.cmp(upper / best.path, upper / checkpoint.path, shallow=False)
     except FileNotFoundError:
         return False
 
@@ -257,10 +262,10 @@ def _bring_best_home(
     """Make the best model so far durable, unless it is; if it cannot be, the checkpoint need not be tried again."""
     if any((known.checkpoint, known.saved_s) == (best.path, best.saved_s) for known in shelf.best_models(run)):
         return
-    folder = shelf.shelf(run) / f"best-{shelf.name_of(best.path, best.saved_s)}"
+    folder = shelf.shelf(run) / shelf.name_of_best(best.path, best.saved_s)
     content = {**about, "checkpoint": best.path, "saved_s": best.saved_s}
     try:
-        sources = {f"{shelf.IN_PROJECT}{best.path}": upper / best.path}
+        sources = {f"{shelf.IN_PROJECT}{name}": upper / name for name, _ in best.files}
         note(best, commit_folder(sources, folder, report, about=lambda: content))
     except Changed as reason:
         log.debug("run %s: dropped: %s", run, reason)
@@ -296,11 +301,12 @@ def find_twin(
     return durable if is_same else None
 
 
-def _settle_s(checkpoint: Checkpoint, upper: Path) -> float:
+def _settle_s(checkpoint: Checkpoint, upper: Path, complete: Sequence[str]) -> float:
     """Return how long a checkpoint must have held still, in seconds, before it may be complete."""
-    if tells_its_end(checkpoint, upper):
-        return 0.0
-    return _SETTLE_S if checkpoint.files[0][0] == checkpoint.path else _SETTLE_FOLDER_S
+    tells = tells_its_end(checkpoint, upper, complete)
+    if checkpoint.is_folder:  # of several processes another one may still be writing to it
+        return _SETTLE_S if tells else _SETTLE_FOLDER_S
+    return 0.0 if tells else _SETTLE_S
 
 
 def _has_grown(checkpoint: Checkpoint, view: View) -> bool:
@@ -461,16 +467,16 @@ class Drain:
 
     def _look(self, settle: bool = True) -> None:
         """See which checkpoints there are, and which of them are complete."""
-        now, upper = time.monotonic(), Path(self.stage.layers[0])
+        now, upper, complete = time.monotonic(), Path(self.stage.layers[0]), self.run.products.complete
         found = find_checkpoints(self.stage, self.run.products.checkpoints)
         self._changed_s = {checkpoint: self._changed_s.get(checkpoint, now) for checkpoint in found}
         for checkpoint in reversed(found):
             if checkpoint in self._complete:
                 continue
-            if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper):
+            if settle and now - self._changed_s[checkpoint] < _settle_s(checkpoint, upper, complete):
                 continue
             # If it has not been written to since it was found, it was whole then, too.
-            is_complete = is_whole(checkpoint, upper) and not self._is_written_to(checkpoint)
+            is_complete = is_whole(checkpoint, upper, complete) and not self._is_written_to(checkpoint)
             if is_complete and is_unchanged(checkpoint, upper, Path(self.stage.spilled)):
                 self._complete[checkpoint] = self.progress()
                 self._note_saved(checkpoint, upper)
@@ -557,7 +563,8 @@ class Drain:
             size = format_size(checkpoint.size_bytes, binary=True)
             log.info("run %s: durable checkpoint %s, %s in %.1f s", self.run.run, self.durable, size, took_s)
             # What a trainer was writing when it failed may be cut short, and not tell.
-            is_doubtful = self._bring_last and not tells_its_end(checkpoint, Path(self.stage.layers[0]))
+            tells = tells_its_end(checkpoint, Path(self.stage.layers[0]), self.run.products.complete)
+            is_doubtful = self._bring_last and not tells
             shelf.prune(self.run.run, fingerprint, self.run.protect.keep + is_doubtful)
         except Changed as reason:
             self.result.dropped += 1

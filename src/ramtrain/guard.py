@@ -29,6 +29,7 @@ from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
 from ramtrain import memory
+from ramtrain.best import globs_of_best
 from ramtrain.checkpoints import (
     Checkpoint,
     find_checkpoints,
@@ -358,8 +359,8 @@ class Guard:
         newest = self._newest() if products.prunable else None
         if newest is None or newest.saved_s <= self._started_s:
             return
-        beside = (*products.companions, *products.best)
-        wanted = self._real([*products.model, *products.artifacts, *in_folder_of(newest, beside)])
+        beside = (*in_folder_of(newest, products.companions), *globs_of_best(newest, products, self._upper))
+        wanted = self._real([*products.model, *products.artifacts, *beside])
         wanted |= {self._upper / path for path, _ in newest.files}
         for checkpoint in reversed(find_checkpoints(self.stage, products.prunable)):
             files = {self._upper / path for path, _ in checkpoint.files}
@@ -377,11 +378,13 @@ class Guard:
 
     def _newest(self) -> Checkpoint | None:
         """Return the newest whole checkpoint: one that the drain knows to be, or that tells it itself."""
-        held = self._held()
+        held, complete = self._held(), self.run.products.complete
         for checkpoint in find_checkpoints(self.stage, self.run.products.checkpoints):
             is_closed = held.isdisjoint(f"{self.stage.ram}/{path}" for path, _ in checkpoint.files)
             if checkpoint == self.drain.newest or (
-                is_closed and tells_its_end(checkpoint, self._upper) and is_whole(checkpoint, self._upper)
+                is_closed
+                and tells_its_end(checkpoint, self._upper, complete)
+                and is_whole(checkpoint, self._upper, complete)
             ):
                 return checkpoint
         return None

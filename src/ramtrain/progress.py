@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 5.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LINE_ENDS = re.compile(r"[\r\n]")  # a bar such as tqdm's is drawn again and again after a \r
 
 
 class CopyProgress:
@@ -86,7 +87,7 @@ class TrainingProgress:
 
     def feed(self, output: str) -> None:
         """Take in more of the trainer's output, not necessarily whole lines."""
-        *lines, self.rest = (self.rest + output).split("\n")
+        *lines, self.rest = _LINE_ENDS.split(self.rest + output)
         for line in lines:
             plain = COLOURS.sub("", line)
             for name, pattern in self.patterns.items():

@@ -206,7 +206,7 @@ def _whole_in_ram(run: Run, stage: Stage) -> list[Checkpoint]:
         _rename(tried, path.with_name(path.name + FAILED) if path.exists() else path)
     whole = []
     for checkpoint in find_checkpoints(stage, run.products.checkpoints):
-        if is_whole(checkpoint, upper):
+        if is_whole(checkpoint, upper, run.products.complete):
             whole.append(checkpoint)
         else:
             path = upper / checkpoint.path
@@ -256,18 +256,27 @@ def _go_on(
 
 
 def _put_back_best(run: Run, lease: Lease, stage: Stage, durable: DurableCheckpoint) -> None:
-    """Put the best model so far back as well, where it is another file than the checkpoint."""
-    if durable.checkpoint in durable.also:
+    """Put the best models so far back as well, where they are not the checkpoint itself.
+
+    Where none of those that it names is at home, the newest one of before.
+    """
+
+    def is_back(best: DurableCheckpoint) -> bool:
+        try:
+            shelf.put_back(best, stage, lease)
+        except RamTrainError as error:
+            failed = set_aside(best.folder, "failed")
+            log.warning("run %s: %s; it is set aside as %s", run.run, error, failed)
+            return False
+        return True
+
+    if durable.best == []:
         return
-    for best in shelf.best_models(run.run):
-        if best.checkpoint not in durable.also and not durable.fingerprint.changes(best.fingerprint):
-            try:
-                shelf.put_back(best, stage, lease)
-            except RamTrainError as error:
-                failed = set_aside(best.folder, "failed")
-                log.warning("run %s: %s; it is set aside as %s", run.run, error, failed)
-                continue
-            return
+    same = [best for best in shelf.best_models(run.run) if not durable.fingerprint.changes(best.fingerprint)]
+    others = [best for best in same if best.checkpoint not in durable.also]
+    named = [best for best in others if best.folder.name in (durable.best or ())]
+    if not [best for best in named if is_back(best)]:
+        next((best for best in others if best not in named and is_back(best)), None)
 
 
 def _lost(start: Start, seen: Sighting | None) -> tuple[float | None, int | None]:

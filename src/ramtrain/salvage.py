@@ -84,9 +84,9 @@ def save_state(lease: Lease) -> Saved:
 
 def save_newest(lease: Lease, stage: Stage, begun: Begun) -> Saved | None:
     """Make the newest whole checkpoint durable, unless it is; None if there is none."""
-    upper = Path(stage.layers[0])
-    whole = (found for found in find_checkpoints(stage, begun.products.checkpoints) if is_whole(found, upper))
-    newest = next(whole, None)
+    upper, products = Path(stage.layers[0]), begun.products
+    found = find_checkpoints(stage, products.checkpoints)
+    newest = next((checkpoint for checkpoint in found if is_whole(checkpoint, upper, products.complete)), None)
     if newest is None:
         return None
     if twin := find_twin(lease.run, newest, stage, begun.fingerprint):

@@ -36,7 +36,8 @@ _ATTEMPT = "attempt.json"
 class DurableCheckpoint:
     """A checkpoint on the disk: its folder, its path in the project, when it was saved (seconds since the epoch).
 
-    `also` are the paths of the best model so far, its own or others, at which the trainer had the same file.
+    `also` are paths at which the trainer had the same file once more, `best` the folder names of the best models at
+    that time, None where that was not noted.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class DurableCheckpoint:
     fingerprint: Fingerprint
     files: list[Kept]
     also: list[str]
+    best: list[str] | None
 
     @property
     def size_bytes(self) -> int:
@@ -79,6 +81,11 @@ def name_of(checkpoint: str, saved_s: float) -> str:
     return f"{stamp}.{int(saved_s * 1000) % 1000:03}-{PurePosixPath(checkpoint).name}"
 
 
+def name_of_best(checkpoint: str, saved_s: float) -> str:
+    """Return the folder name of a durable best model."""
+    return f"best-{name_of(checkpoint, saved_s)}"
+
+
 def about(checkpoint: str, saved_s: float, progress: Mapping[str, str], fingerprint: Fingerprint) -> dict[str, Any]:
     """Return what the manifest of a durable checkpoint says beside its files."""
     return {
@@ -87,6 +94,7 @@ def about(checkpoint: str, saved_s: float, progress: Mapping[str, str], fingerpr
         "progress": dict(progress),
         "fingerprint": asdict(fingerprint),
         "also": [],
+        "best": [],
     }
 
 
@@ -126,6 +134,7 @@ def read_durable(folder: Path) -> DurableCheckpoint:
             fingerprint=Fingerprint(**content["fingerprint"]),
             files=content["files"],
             also=content["also"],
+            best=content.get("best"),
         )
     except (KeyError, TypeError) as error:
         raise RamTrainError(f"{folder} is no durable checkpoint that can be used: {error} is missing") from None
@@ -148,15 +157,21 @@ def put_back(durable: DurableCheckpoint, stage: Stage, lease: Lease) -> None:
             make_parents(path, upper, Path(stage.project))
             fetch(durable.folder, file, upper / path)
             if str(path) == durable.checkpoint:
-                for other in {*durable.also} - {durable.checkpoint}:
+                for other in durable.also:
                     fetch(durable.folder, file, upper / other)
         elif not (Path(lease.folder) / file.path).exists():
             fetch(durable.folder, file, Path(lease.folder) / file.path)
 
 
 def prune(run: str, fingerprint: Fingerprint, keep: int) -> None:
-    """Remove all but the `keep` newest durable checkpoints of this training, and all but its newest best model."""
-    for durable in _same(durable_checkpoints(run), fingerprint)[keep:] + _same(best_models(run), fingerprint)[1:]:
+    """Remove all but the `keep` newest durable checkpoints of this training, and the best models that are not theirs.
+
+    Its newest best model stays, whatever they say.
+    """
+    same = _same(durable_checkpoints(run), fingerprint)
+    named = {name for durable in same[:keep] for name in durable.best or ()}
+    others = [best for best in _same(best_models(run), fingerprint)[1:] if best.folder.name not in named]
+    for durable in same[keep:] + others:
         remove(durable.folder)
 
 
