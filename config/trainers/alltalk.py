@@ -390,8 +390,8 @@ def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path)
     said = alltalk.compact_custom_model(str(best), options.voice, "Overwrite existing files")
     if _stamp(voice / "model.pth") == before:
         raise Refused(f"AllTalk did not export the voice: {said}")
-    mine = {path.name for path in (folder.parent.parent / "wavs").iterdir()}  # beside those of an older voice
-    clips = [path for path in voice.glob("wavs/*/*.wav") if path.name in mine]
+    mine = {path.name for path in (folder.parent.parent / "wavs").glob("*")}  # beside those of an older voice
+    clips = [path for path in voice.glob("wavs/*/*") if path.name in mine]
     if lacking := [*_missing_in(voice), *([] if clips else ["wavs/"])]:
         raise Refused(f"The voice that AllTalk exported, {voice}, lacks {', '.join(lacking)}.")
     for path in (*clips, *(voice / name for name in BASE_FILES)):

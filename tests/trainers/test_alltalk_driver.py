@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -320,6 +321,7 @@ def test_what_remains_is_trained(
         else:
             (folder / name).write_bytes(b"PK\3\4")
     other.mkdir()
+    os.utime(other, (time.time() + 3600,) * 2)
 
     class Trainer:
         best_loss = "as AllTalk begins"
