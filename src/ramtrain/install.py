@@ -16,6 +16,7 @@ from ramtrain.config import Run
 from ramtrain.durable import MANIFEST, Kept, commit_folder, hash_from_disk, make_folders, read_manifest
 from ramtrain.errors import RamTrainError
 from ramtrain.inputs import INSTALLED, is_installed
+from ramtrain.meter import own_writes
 from ramtrain.shelf import RESULTS, home
 
 _MODEL = "model/"
@@ -58,6 +59,7 @@ def install(run: Run, model: Iterable[Kept]) -> dict[str, Any] | None:
     sources = {file.path.removeprefix(_MODEL): home(run.run) / file.path for file in model}
     try:
         check_install(run)
+        before = own_writes()
         place = _workplace(run.install_to, run.project)
         kept = commit_folder(sources, run.install_to, about=lambda: _mark(run), workplace=place)
     except (RamTrainError, OSError) as error:
@@ -65,7 +67,12 @@ def install(run: Run, model: Iterable[Kept]) -> dict[str, Any] | None:
             f"{error}\nrun {run.run}: its model is in {home(run.run) / _MODEL}, verified, but not in {run.install_to}. "
             f"When the cause is mended, type `{caller.command('train')}`: only that is repeated."
         ) from None
-    return {"path": str(run.install_to), "files": len(kept), "bytes": sum(file.bytes for file in kept)}
+    return {
+        "path": str(run.install_to),
+        "files": len(kept),
+        "bytes": sum(file.bytes for file in kept),
+        "disk_bytes": own_writes().since(before).disk_bytes,
+    }
 
 
 def _workplace(folder: Path, project: Path) -> Path:

@@ -93,7 +93,7 @@ def compose(
     """Return the record of a run, without secrets; the disk's counters are read now, to end its account.
 
     Args:
-        installed: where else the model was put, with its files and bytes.
+        installed: where else the model was put, with its files, its bytes, and what that wrote to the disk.
         unmount: when the unmounting `started` and `ended`.
         tbw: what the drive is rated for, in TB, if the config says so.
     """
@@ -113,6 +113,7 @@ def compose(
             training.guarded.writes.disk_bytes,
             export.writes.disk_bytes,
             training.own.disk_bytes,
+            installed["disk_bytes"] if installed else 0,
         )
     )
     if training.resumed:
@@ -306,6 +307,7 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
     guard = record["guard"]
     guarded = ", ".join(f"{action} {count}" for action, count in guard["counts"].items() if action != "go on")
     installed = f", and in {record['installed']['path']}" if record["installed"] else ""
+    install = f", the install {size(max(0, record['installed']['disk_bytes']))}" if record["installed"] else ""
     memory = f"\nrun {record['run']}: memory ran short; the guard acted: {guarded}" if guarded else ""
     if guard["paused_s"]:
         memory += f"; the trainer was stopped for {format_timespan(guard['paused_s'])}"
@@ -315,7 +317,7 @@ def in_brief(record: Mapping[str, Any], home: Path) -> str:
         f"run {record['run']}: the trainer wrote {size(writes['trainer']['logical_bytes'])}, of which "
         f"{size(writes['trainer']['disk_bytes'])} went to the disk; "
         f"{pluralize(drain['checkpoints'], 'durable checkpoint')} wrote {size(max(0, drain['disk_bytes']))}, the "
-        f"export {size(writes['export']['disk_bytes'])}{saved}. Record: {home}/record.json{memory}"
+        f"export {size(writes['export']['disk_bytes'])}{install}{saved}. Record: {home}/record.json{memory}"
     )
 
 

@@ -144,6 +144,10 @@ def test_a_voice_is_fine_tuned_comes_home_and_is_listed_by_alltalk(place: Workpl
     installed = {name: after.pop(name) for name in list(after) if name.startswith(f"{VOICE}/")}
     assert after == before, "nothing else of AllTalk's folder was touched"
     assert {name.removeprefix(f"{VOICE}/").split("/")[0] for name in installed} == {*VOICE_FILES, "manifest.json"}
+    there, writes = record["installed"], record["writes"]
+    assert (there["path"], there["files"]) == (str(alltalk / VOICE), len(record["model"]))
+    assert there["disk_bytes"] >= there["bytes"] == sum(file["bytes"] for file in record["model"])
+    assert writes["written_bytes"] >= writes["export"]["disk_bytes"] + there["disk_bytes"]
 
     log = (home / "train.log").read_text()
     environment = alltalk / "alltalk_environment/env"
