@@ -29,13 +29,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ramtrain.errors import RamTrainError
-from ramtrain.system import exchange
+from ramtrain.system import data_ranges, exchange
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 4 << 20
 _FLUSH_BYTES = 64 << 20
+_ZEROS = memoryview(bytes(_CHUNK_BYTES))
+# What a temporary name has beside the name that it stands for, and the longest name that file systems take.
+_PARTIAL, _LONGEST_NAME_BYTES = ".{}.{}.partial", 255
 
 
 class Changed(RamTrainError):
@@ -67,6 +70,11 @@ class Disk:
         written = 0
         while written < len(data):
             written += file.write(data[written:])
+
+    def skip(self, file: BinaryIO, count: int) -> None:
+        """Leave a hole of `count` bytes, which read as zeros (ftruncate(2), lseek(2))."""
+        os.ftruncate(file.fileno(), file.tell() + count)
+        file.seek(count, os.SEEK_CUR)
 
     def flush(self, file: BinaryIO) -> None:
         """Push what was written so far to the device (fdatasync(2))."""
@@ -226,6 +234,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
+def room_bytes(source: Path) -> int:
+    """Return what a copy of a file takes on the disk: holes stay holes."""
+    status = source.stat()
+    return min(status.st_size, status.st_blocks * 512)
+
+
 def remove(path: Path, disk: Disk = DISK) -> None:
     """Remove what was kept: first its name, for good, then its files; at no moment is a part of it under its name."""
     sweep(path, disk)
@@ -270,14 +284,14 @@ def fetch(folder: Path, file: Kept, target: Path, disk: Disk = DISK) -> None:
 
 def sweep(path: Path, disk: Disk = DISK) -> None:
     """Clear what a killed commit to `path` left beside it; an older version it had moved aside takes its name."""
-    aside = path.with_name(f".{path.name}.aside")
+    aside = _aside(path)
     if aside.exists() and not path.exists():
         disk.rename(aside, path)
     _sweep_partials(path, disk, [aside] if aside.exists() else [])
 
 
 def _sweep_partials(path: Path, disk: Disk, others: Sequence[Path] = ()) -> None:
-    left = [*path.parent.glob(f".{glob.escape(path.name)}.????????.partial"), *others]
+    left = [*path.parent.glob(_PARTIAL.format(glob.escape(_stem(path)), "????????")), *others]
     if left:
         # Among them may be an older version whose successor took its name without its being synced.
         disk.sync_folder(path.parent)
@@ -328,8 +342,25 @@ def sync_tree(folder: Path, disk: Disk = DISK) -> None:
             disk.sync_folder(Path(path))
 
 
+def fit_name(name: str, more_bytes: int) -> str:
+    """Return a name that `more_bytes` may be added to: itself, or its beginning and a digest of the whole."""
+    raw = os.fsencode(name)
+    if len(raw) + more_bytes <= _LONGEST_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    return f"{raw[: _LONGEST_NAME_BYTES - more_bytes - 9].decode(errors='ignore')}-{digest}"
+
+
+def _stem(path: Path) -> str:
+    return fit_name(path.name, len(_PARTIAL.format("", "????????")))
+
+
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return path.with_name(_PARTIAL.format(_stem(path), secrets.token_hex(4)))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{_stem(path)}.aside")
 
 
 def _give_up(partial: Path, disk: Disk) -> None:
@@ -393,16 +424,23 @@ def _copy(
     pending: list[Future[None]] = []
     with source.open("rb", buffering=0) as reader, disk.create(target) as writer:
         before = os.fstat(reader.fileno())
-        most_bytes = before.st_size + (0 if growing else 1)
-        while count := reader.readinto(buffer[: max(0, most_bytes - size_bytes)]):
-            digest.update(buffer[:count])
-            disk.write(writer, buffer[:count])
-            size_bytes += count
-            unflushed_bytes += count
-            if unflushed_bytes >= _FLUSH_BYTES:
-                pending.append(flusher.submit(disk.flush, writer))
-                unflushed_bytes = 0
-            report(0, count)
+        for start, end in (*data_ranges(reader.fileno(), before), (before.st_size, before.st_size)):
+            if hole_bytes := start - size_bytes:
+                _hash_zeros(digest, hole_bytes)
+                disk.skip(writer, hole_bytes)
+                report(0, hole_bytes)
+            size_bytes = reader.seek(start)
+            while count := reader.readinto(buffer[: end - size_bytes]):
+                digest.update(buffer[:count])
+                disk.write(writer, buffer[:count])
+                size_bytes += count
+                unflushed_bytes += count
+                if unflushed_bytes >= _FLUSH_BYTES:
+                    pending.append(flusher.submit(disk.flush, writer))
+                    unflushed_bytes = 0
+                report(0, count)
+            if size_bytes < end:
+                break  # somebody has cut it off meanwhile
         for flush in pending:
             flush.result()
         after = os.fstat(reader.fileno())
@@ -417,6 +455,12 @@ def _copy(
         os.utime(writer.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
         disk.sync(writer)
     return size_bytes, digest.hexdigest()
+
+
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+    while count > 0:
+        digest.update(_ZEROS[:count])
+        count -= len(_ZEROS)
 
 
 def _verify(path: Path, expected: Kept) -> None:
@@ -463,7 +507,7 @@ def _take_name(partial: Path, folder: Path, disk: Disk) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # Where two names cannot be swapped (NFS) there is a moment with neither; `sweep` mends it.
-        partial, new = folder.with_name(f".{folder.name}.aside"), partial
+        partial, new = _aside(folder), partial
         disk.rename(folder, partial)
         try:
             disk.rename(new, folder)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from humanfriendly import format_size
+from humanfriendly.text import pluralize
 
 from ramtrain import caller
 from ramtrain.clock import stamp
 from ramtrain.config import Products
-from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove
+from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove, room_bytes
 from ramtrain.environment import diff_of
 from ramtrain.errors import RamTrainError
 from ramtrain.git import DIFF
@@ -27,11 +29,13 @@ from ramtrain.ramdisk import Lease
 from ramtrain.series import series_of
 from ramtrain.shelf import TRAINER_LOG, home
 from ramtrain.staging import Stage
-from ramtrain.view import Escapes, View
+from ramtrain.view import Escapes, View, plain_files, real_files
 
 log = logging.getLogger(__name__)
 
 _MOST_NAMES = 30
+# Of an SQLite database: how it begins, what its size is a multiple of, what the files beside it are called.
+_SQLITE, _LEAST_PAGE_BYTES, _JOURNALS = b"SQLite format 3\0", 512, ("-wal", "-journal")
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,14 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
     model = find_model(run, products, lease, stage, view)
     artifacts = _find_artifacts(run, products, stage, view, leave_out=set(model))
     sizes = {path: source.stat().st_size for path, source in {**model, **artifacts}.items()}
-    total_bytes = sum(sizes.values())
     target, diff = home(run), diff_of(lease)
     logs = [*_logs(lease), *([diff] if diff.exists() else [])]
     try:
         make_folders(target)
-        _check_room(target, total_bytes + sum(path.stat().st_size for path in logs))
+        _check_room(target, sum(map(room_bytes, (*model.values(), *artifacts.values(), *logs))))
         for path in logs:
             commit_file(path, target / path.name)
-        with CopyProgress(f"run {run}: exporting", len(sizes), total_bytes) as progress:
+        with CopyProgress(f"run {run}: exporting", len(sizes), sum(sizes.values())) as progress:
             kept_model = commit_folder(_shorten(model), target / "model", progress.add)
             kept_artifacts = commit_folder(artifacts, target / "artifacts", progress.add) if artifacts else []
         if not artifacts and (target / "artifacts" / MANIFEST).is_file():
@@ -155,6 +158,12 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
     found: dict[str, Path] = {}
     for pattern in products.model:
         paths = _products(stage, view, [pattern])
+        if closed := [error for path, error in view.closed.items() if path.is_relative_to(view.layers[0])]:
+            raise RamTrainError(
+                f"run {run}: project.model: {pattern!r} may name more than could be found: {closed[0]}. The RAM disk "
+                f"stays at {lease.folder}. Mend that there, such as by `chmod -R u+rwX`, and type "
+                f"`{caller.command('train')}`: only the export is repeated."
+            )
         if not paths:
             written = view.written(Path(stage.project))
             listed = "\n".join(f"  {name}" for name in written[:_MOST_NAMES]) or "  (nothing)"
@@ -164,16 +173,41 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
                 f"{stage.layers[0]}:\n{listed}{more}\nThe RAM disk stays. Correct project.model in the config and type "
                 f"`{caller.command('train')}`: only the export is repeated."
             )
-        for path in paths:
-            try:
-                found[path] = view.real(path)
-            except (Escapes, FileNotFoundError) as error:
-                raise RamTrainError(
-                    f"run {run}: project.model: {path} is refused: {error}. The RAM disk stays at {lease.folder}. "
-                    "Name another file in project.model, or put the file itself there, and type "
-                    f"`{caller.command('train')}`: only the export is repeated."
-                ) from error
-    return found
+        try:
+            real = plain_files({path: view.real(path) for path in paths}, f"run {run}: model:")
+            if not real:
+                raise FileNotFoundError("there is no file in it that could be copied")
+        except (Escapes, FileNotFoundError) as error:
+            raise RamTrainError(
+                f"run {run}: project.model: {pattern!r} is refused: {error}. The RAM disk stays at {lease.folder}. "
+                "Name another file in project.model, or put the file itself there, and type "
+                f"`{caller.command('train')}`: only the export is repeated."
+            ) from error
+        found |= real
+    _warn_of_odd_model(run, stage, view, found.values())
+    return _with_journals(view, found)
+
+
+def _warn_of_odd_model(run: str, stage: Stage, view: View, files: Collection[Path]) -> None:
+    if not any(view.is_of_training(file, Path(stage.project)) for file in files):
+        log.warning("run %s: the model was in the project before: this training has not written it", run)
+    if not any(file.stat().st_size for file in files):
+        log.warning("run %s: the model is empty: %s of 0 bytes", run, pluralize(len(files), "file"))
+
+
+def _with_journals(view: View, found: Mapping[str, Path]) -> dict[str, Path]:
+    """Add to SQLite databases what belongs to them: changes that are in the file beside it alone, as a trainer leaves
+    them that does not close its database (https://www.sqlite.org/wal.html)."""
+    journals = [f"{path}{end}" for path, source in found.items() if _is_database(source) for end in _JOURNALS]
+    return {**found, **{path: view.real(path) for path in view.glob(map(glob.escape, journals))}}
+
+
+def _is_database(path: Path) -> bool:
+    size_bytes = path.stat().st_size
+    if not size_bytes or size_bytes % _LEAST_PAGE_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
 
 
 def _products(stage: Stage, view: View, patterns: Iterable[str]) -> list[str]:
@@ -188,15 +222,8 @@ def _products(stage: Stage, view: View, patterns: Iterable[str]) -> list[str]:
 
 
 def _find_artifacts(run: str, products: Products, stage: Stage, view: View, leave_out: set[str]) -> dict[str, Path]:
-    found = {}
-    for path in _products(stage, view, products.artifacts):
-        if path in leave_out:
-            continue
-        try:
-            found[path] = view.real(path)
-        except (Escapes, FileNotFoundError) as error:
-            log.warning("run %s: artifact %s is left out: %s", run, path, error)
-    return found
+    paths = (path for path in _products(stage, view, products.artifacts) if path not in leave_out)
+    return _with_journals(view, real_files(view, paths, f"run {run}: artifact"))
 
 
 def _shorten(sources: Mapping[str, Path]) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ramtrain.errors import RamTrainError
-from ramtrain.progress import COLOURS
+from ramtrain.plain import without_colours
 from ramtrain.view import Escapes, View, check_glob
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ def _written_files(source: MetricSource, view: View, original: Path) -> list[tup
     for path in paths:
         try:
             real = view.real(path)
-            if real.is_file() and _is_of_training(real, view, original):
+            if real.is_file() and view.is_of_training(real, original):
                 found.append((real.stat().st_mtime_ns, path, real))
         except (Escapes, FileNotFoundError) as error:
             log.warning("metric %s: %s is left out: %s", source.name, path, error)
@@ -257,13 +257,6 @@ def _written_files(source: MetricSource, view: View, original: Path) -> list[tup
         unchanged = ", or it was there before" if paths else ""
         raise RamTrainError(f"the training wrote no file that {source.where!r} names{unchanged}")
     return [(path, real) for _, path, real in sorted(found)]
-
-
-def _is_of_training(real: Path, view: View, original: Path) -> bool:
-    upper = view.layers[0]
-    if real.is_relative_to(upper):
-        return view.is_written(str(real.relative_to(upper)), original)
-    return real.parent == view.spilled
 
 
 def _read(source: MetricSource, path: Path, known: dict[str, None]) -> Iterator[tuple[object, object]]:
@@ -355,7 +348,7 @@ def _in_output(path: Path, source: MetricSource) -> Iterator[tuple[object, objec
     pattern, step_pattern = re.compile(source.where), source.step and re.compile(source.step)
     step = None
     for line in _lines(path, _LONGEST_LOG_LINE_BYTES):
-        plain = COLOURS.sub("", line.decode(errors="replace"))
+        plain = without_colours(line.decode(errors="replace"))
         if step_pattern and (said := step_pattern.search(plain)):
             step = said.group(1)
         if found := pattern.search(plain):

@@ -13,13 +13,15 @@ from types import TracebackType
 from humanfriendly import format_size
 from tqdm import tqdm
 
+from ramtrain.plain import without_colours
 from ramtrain.sighting import Sighting
 
 log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 5.0
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LINE_ENDS = re.compile(r"[\r\n]")  # a bar such as tqdm's is drawn again and again after a \r
+# A line that is longer tells no progress; its end is looked at.
+_LONGEST_LINE = 64 << 10
 
 
 class CopyProgress:
@@ -87,9 +89,10 @@ class TrainingProgress:
 
     def feed(self, output: str) -> None:
         """Take in more of the trainer's output, not necessarily whole lines."""
-        *lines, self.rest = _LINE_ENDS.split(self.rest + output)
+        *lines, rest = _LINE_ENDS.split(self.rest + output)
+        self.rest = rest[-_LONGEST_LINE:]
         for line in lines:
-            plain = COLOURS.sub("", line)
+            plain = without_colours(line[-_LONGEST_LINE:])
             for name, pattern in self.patterns.items():
                 if found := pattern.search(plain):
                     self.latest[name] = found.group(1)

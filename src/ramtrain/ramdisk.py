@@ -601,9 +601,8 @@ def remove_tree(path: Path) -> None:
         path.unlink()
         return
     path.chmod(stat.S_IRWXU)
-    for parent, names, _ in os.walk(path):
+    for _, names, _, folder in os.fwalk(path):  # by descriptors: a path may be longer than the system takes
         for name in names:
-            folder = Path(parent) / name
-            if not folder.is_symlink():
-                folder.chmod(stat.S_IRWXU)
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.chmod(name, stat.S_IRWXU, dir_fd=folder)
     shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator
@@ -79,8 +80,10 @@ def _is_home(lease: Lease) -> bool:
 
 def _count(lease: Lease) -> Saved:
     """Return what is thrown away."""
-    stage = current_stage(lease)
-    sources = written(lease, stage) if stage and Begun.read(lease) else {}
+    stage, sources = current_stage(lease), {}
+    if stage and Begun.read(lease):
+        with contextlib.suppress(OSError):  # a path that is too long, say: it need not be counted to be thrown away
+            sources = written(lease, stage)
     size_bytes = sum(source.stat().st_size for source in sources.values())
     return Saved("thrown away as asked: all that it wrote", None, len(sources), size_bytes)
 

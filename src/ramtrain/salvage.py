@@ -20,7 +20,7 @@ from ramtrain.ramdisk import Lease
 from ramtrain.shelf import TRAINER_LOG, home
 from ramtrain.sighting import SIGHTING, Sighting
 from ramtrain.staging import Begun, Stage, current_stage
-from ramtrain.view import Escapes, View
+from ramtrain.view import real_files
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def whole_model(lease: Lease, stage: Stage, begun: Begun) -> dict[str, Path]:
     view = stage.view()
     found: dict[str, Path] = {}
     for pattern in begun.products.model:
-        files = _real(lease.run, view, view.glob([pattern]))
-        if not files or not all(is_whole_file(file) for file in files.values()):
+        files = real_files(view, view.glob([pattern]), f"run {lease.run}:")
+        if not files or view.closed or not all(is_whole_file(file) for file in files.values()):
             return {}
         found |= files
     made = (Path(stage.layers[0]), Path(stage.spilled))
@@ -126,21 +126,11 @@ def whole_model(lease: Lease, stage: Stage, begun: Begun) -> dict[str, Path]:
 def written(lease: Lease, stage: Stage) -> dict[str, Path]:
     """Return all that the trainer wrote, by its path in the project, and its output."""
     view = stage.view()
-    found = _real(lease.run, view, view.written(Path(stage.project)))
+    found = real_files(view, view.written(Path(stage.project)), f"run {lease.run}:")
     output = Path(lease.folder) / TRAINER_LOG
     if output.exists():
         name = TRAINER_LOG
         while name in found:  # a file of the trainer's own
             name = f"ramtrain-{name}"
         found[name] = output
-    return found
-
-
-def _real(run: str, view: View, paths: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        try:
-            found[path] = view.real(path)
-        except (Escapes, FileNotFoundError) as error:
-            log.warning("run %s: %s is left out: %s", run, path, error)
     return found

@@ -17,6 +17,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.failure import forget_failure, note_failure
 from ramtrain.lease import ram_root
 from ramtrain.ledger import at_work
+from ramtrain.plain import printable
 from ramtrain.redact import redact_text
 from ramtrain.sizing import all_sized
 
@@ -99,10 +100,15 @@ def workflow_home(snakemake: Any) -> Path:
 
 
 class _Formatter(logging.Formatter):
-    """A message may quote a command, or what a trainer said: secrets are left out."""
+    """A message may quote a command, what a trainer said, or how it named a file: secrets are left out, and nothing of
+    it moves a terminal's cursor."""
+
+    def __init__(self, form: str, start: str = "") -> None:
+        super().__init__(form)
+        self.start = start
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact_text(super().format(record), code=True)
+        return self.start + printable(redact_text(super().format(record), code=True))
 
 
 def log_to(path: Path) -> None:
@@ -112,7 +118,7 @@ def log_to(path: Path) -> None:
     """
     terminal = logging.StreamHandler()
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a live line may stand there
-    terminal.setFormatter(_Formatter(f"{clear}%(message)s"))
+    terminal.setFormatter(_Formatter("%(message)s", clear))
     file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     file.addFilter(lambda record: record.name != progress.log.name)

@@ -12,6 +12,7 @@ from humanfriendly.tables import format_smart_table
 from tqdm import tqdm
 
 from ramtrain import caller
+from ramtrain.plain import one_line
 from ramtrain.ramdisk import MARK, SHM, Lease, used_bytes
 from ramtrain.sighting import SIGHTING, Sighting
 from ramtrain.staging import Begun
@@ -102,7 +103,7 @@ def last_words(root: Path) -> list[str]:
     """Return what is in RAM under a RAM root, run by run, and what to type."""
     lines = []
     for run in filter(None, (_read(state / MARK) for state in _listed(root))):
-        newest = f"its newest checkpoint, {run['newest']}, " if run["newest"] else ""
+        newest = f"its newest checkpoint, {one_line(run['newest'])}, " if run["newest"] else ""
         home = f"; at home: {run['durable']}" if run["durable"] else ""
         what = "trained to its end, its model " if run["state"].startswith("trained") else newest or "what it wrote "
         lines.append(f"run {run['run']}: {what}is in RAM, {run['folder']}{home}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -118,8 +119,8 @@ def run_beside(
 
 def _check(result: int, what: str) -> None:
     if result != 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno), what)
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
 
 
 def mount(source: str, target: str, fstype: str = "", options: str = "", flags: int = 0) -> None:
@@ -154,6 +155,28 @@ def sync_filesystem(folder: Path) -> None:
         _check(_libc.syncfs(descriptor), str(folder))
     finally:
         os.close(descriptor)
+
+
+def is_sparse(status: os.stat_result) -> bool:
+    """Whether a file takes less room than its size, as one with holes does."""
+    return status.st_blocks * 512 < status.st_size
+
+
+def data_ranges(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
+    """Yield where a file has data, from and up to; what lies between is holes (lseek(2), SEEK_DATA)."""
+    if not is_sparse(status):
+        yield 0, status.st_size
+        return
+    end = 0
+    while end < status.st_size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # a hole up to the end
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
 
 
 @contextmanager

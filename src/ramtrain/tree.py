@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ramtrain.errors import RamTrainError
 from ramtrain.progress import CopyProgress
+from ramtrain.system import data_ranges, is_sparse
 
 log = logging.getLogger(__name__)
 
@@ -121,13 +122,13 @@ def _copy_file(reader: int, target: str, status: os.stat_result, buffer: memoryv
     copied = 0
     writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
     try:
-        for start, end in _data_ranges(reader, status):
+        for start, end in data_ranges(reader, status):
             while start < end and (count := os.preadv(reader, [buffer[: end - start]], start)):
                 start += os.pwrite(writer, buffer[:count], start)
                 if count == _BUFFER_BYTES:
                     progress.add(0, count)
                     copied += count
-        if _is_sparse(status):
+        if is_sparse(status):
             os.ftruncate(writer, status.st_size)  # the last hole
         _copy_attributes(reader, writer)
         _set_status(writer, status)
@@ -144,27 +145,6 @@ def _copy_attributes(reader: int, writer: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENODATA, errno.EINVAL):
             raise
-
-
-def _is_sparse(status: os.stat_result) -> bool:
-    return status.st_blocks * 512 < status.st_size
-
-
-def _data_ranges(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data, so that a sparse one stays sparse (lseek(2), SEEK_DATA)."""
-    if not _is_sparse(status):
-        yield 0, status.st_size
-        return
-    end = 0
-    while end < status.st_size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return  # a hole up to the end
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end
 
 
 def _set_status(target: Path | int, status: os.stat_result) -> None:

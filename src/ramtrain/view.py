@@ -7,13 +7,18 @@ themselves use redirect_dir=nofollow and metacopy=off, so that there is nothing 
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ramtrain.errors import RamTrainError
+from ramtrain.plain import one_line
+
+log = logging.getLogger(__name__)
 
 _MAGIC = re.compile(r"[*?[]")
 _OPAQUE_ATTRIBUTES = ("trusted.overlay.opaque", "user.overlay.opaque")
@@ -31,12 +36,15 @@ class View:
         layers: folders that make it up, the upper first.
         seen_as: the absolute paths under which the trainer knows the project, for links with absolute targets.
         spilled: a folder outside, to the files of which links may lead as well.
+
+    `closed` are the folders that could not be looked into so far, and why: their mode, or a path that is too long.
     """
 
     def __init__(self, layers: Sequence[Path], seen_as: Sequence[Path] = (), spilled: Path | None = None) -> None:
         self.layers = list(layers)
         self.spilled = spilled
         self.seen_as = [Path(path) for path in seen_as]
+        self.closed: dict[Path, OSError] = {}
 
     def glob(self, patterns: Iterable[str]) -> list[str]:
         """Return the paths of all files that the patterns name, sorted; a folder stands for all files in it.
@@ -61,7 +69,7 @@ class View:
                 continue
             matches = re.compile(_translate(rest)).fullmatch
             depth = None if "**" in rest else len(rest.split("/"))
-            for path, is_folder in _walk(layers, "", depth):
+            for path, is_folder in self._walk(layers, "", depth):
                 if matches(path):
                     whole = str(PurePosixPath(literal) / path)
                     found[whole] = self._files_of(whole) if is_folder else [whole]
@@ -76,12 +84,18 @@ class View:
         """
         layers = self._resolve(path)
         if not layers:
-            raise FileNotFoundError(f"{path} is a link to nothing")
+            raise FileNotFoundError(f"{one_line(path)} is a link to nothing")
         return layers[0]
 
     def written(self, original: Path) -> list[str]:
-        """Return the files of the upper layer that `original` does not have, or not with that size and time."""
-        paths = (path for path, is_folder in _walk(self.layers[:1], "", None) if not is_folder)
+        """Return the files of the upper layer that `original` does not have, or not with that size and time.
+
+        Raises:
+            OSError: a folder could not be looked into.
+        """
+        paths = [path for path, is_folder in self._walk(self.layers[:1], "", None) if not is_folder]
+        for error in self.closed.values():
+            raise error
         return sorted(path for path in paths if self.is_written(path, original))
 
     def is_written(self, path: str, original: Path) -> bool:
@@ -97,6 +111,13 @@ class View:
             return True
         return (status.st_size, status.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
+    def is_of_training(self, real: Path, original: Path) -> bool:
+        """Whether a real file was written by the training: `original` does not have it so."""
+        upper = self.layers[0]
+        if real.is_relative_to(upper):
+            return self.is_written(str(real.relative_to(upper)), original)
+        return real.parent == self.spilled
+
     def _files_of(self, path: str) -> list[str]:
         try:
             layers = self._folders(path)
@@ -104,11 +125,46 @@ class View:
             layers = []  # a link out of the project is a name like any other until it is read
         if not layers:
             return [path]
-        return [f"{path}/{name}" for name, is_folder in _walk(layers, "", None) if not is_folder]
+        return [f"{path}/{name}" for name, is_folder in self._walk(layers, "", None) if not is_folder]
+
+    def _walk(self, layers: Sequence[Path], prefix: str, depth: int | None) -> Iterator[tuple[str, bool]]:
+        """Yield (path, is a folder) of everything below the merged folder `layers`; links are names, not followed."""
+        # A trainer that is at work deletes files and folders meanwhile.
+        for name in sorted({name for layer in layers for name in self._names(layer)}):
+            try:
+                found = _lookup(layers, name)
+                is_folder = bool(found) and stat.S_ISDIR(found[0].lstat().st_mode)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._note_closed(layers[0] / name, error)
+                continue
+            if not found:
+                continue
+            path = f"{prefix}{name}"
+            yield path, is_folder
+            if is_folder and depth != 1:
+                yield from self._walk(found, f"{path}/", depth and depth - 1)
+
+    def _names(self, folder: Path) -> list[str]:
+        try:
+            return os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._note_closed(folder, error)
+            return []
+
+    def _note_closed(self, path: Path, error: OSError) -> None:
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
+            raise error
+        self.closed[path] = error
 
     def _exists(self, path: str) -> bool:
+        """Whether there is such a name; a link out of the project, or to nothing, is one until it is read."""
+        parent, _, name = path.rpartition("/")
         try:
-            return bool(self._resolve(path))
+            return bool(self._resolve(path) or _lookup(self._resolve(parent), name))
         except Escapes:
             return True
 
@@ -150,7 +206,31 @@ class View:
         for root in self.seen_as:
             if Path(os.path.normpath(target)).is_relative_to(root):
                 return os.path.relpath(os.path.normpath(target), root)
-        raise Escapes(f"{path} is a link to {target}, outside the project")
+        raise Escapes(f"{one_line(path)} is a link to {one_line(target)}, outside the project")
+
+
+def real_files(view: View, paths: Iterable[str], what: str) -> dict[str, Path]:
+    """Return the file that each path stands for, links followed; what cannot be had is named in the log and left out.
+
+    Args:
+        what: what they are, for the message.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        try:
+            found[path] = view.real(path)
+        except (Escapes, FileNotFoundError) as error:
+            log.warning("%s %s is left out: %s", what, one_line(path), error)
+    return plain_files(found, what)
+
+
+def plain_files(found: Mapping[str, Path], what: str) -> dict[str, Path]:
+    """Leave out what has no contents to copy: a pipe would be waited for, a device read without end."""
+    kept = {path: real for path, real in found.items() if real.is_file()}
+    for path in sorted(found.keys() - kept.keys()):
+        why = "a link to a folder, and not named itself" if found[path].is_dir() else "a pipe, socket or device"
+        log.warning("%s %s is left out: it is %s", what, one_line(path), why)
+    return kept
 
 
 def _lookup(layers: Sequence[Path], name: str) -> list[Path]:
@@ -167,30 +247,6 @@ def _lookup(layers: Sequence[Path], name: str) -> list[Path]:
         if not stat.S_ISDIR(status.st_mode) or _is_opaque(path):
             break
     return found
-
-
-def _walk(layers: Sequence[Path], prefix: str, depth: int | None) -> Iterator[tuple[str, bool]]:
-    """Yield (path, is a folder) of everything below the merged folder `layers`; links are names, not followed."""
-    # A trainer that is at work deletes files and folders meanwhile.
-    for name in sorted({name for layer in layers for name in _names(layer)}):
-        found = _lookup(layers, name)
-        try:
-            is_folder = bool(found) and stat.S_ISDIR(found[0].lstat().st_mode)
-        except FileNotFoundError:
-            continue
-        if not found:
-            continue
-        path = f"{prefix}{name}"
-        yield path, is_folder
-        if is_folder and depth != 1:
-            yield from _walk(found, f"{path}/", depth and depth - 1)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

@@ -31,6 +31,8 @@ FOLDERS = {
     "new": {"model.pth": b"the newer weights" * 17, "sub/two": b"II" * 50, "sub/empty": b""},
 }
 TEXTS = {version: {"text": f"{version} words " * 20} for version in FOLDERS}
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+SPARSE = {"old": b"older", "new": bytes(PAGE_BYTES) + b"after a hole"}
 FILES = {version: json.dumps(text, indent=2).encode() + b"\n" for version, text in TEXTS.items()}
 
 
@@ -76,6 +78,13 @@ def set_aside_if_there(_ram: Path, home: Path, disk: Disk) -> None:
     disk.sync_folder(home)
 
 
+def commit_sparse(ram: Path, home: Path, disk: Disk) -> None:
+    with (ram / "sparse").open("wb") as file:
+        file.seek(PAGE_BYTES)
+        file.write(b"after a hole")
+    durable.commit_file(ram / "sparse", home / "sparse", disk=disk)
+
+
 OLD_OR_NEW: tuple[set[Outcome], ...] = ({("old",), ("new",)}, {("new",)})
 EXPORT = Promise(("results/run/model",), ("old",), (commit("results/run/model"),), OLD_OR_NEW, FOLDERS)
 PROMISES = {
@@ -106,6 +115,7 @@ PROMISES = {
         OLD_OR_NEW,
         FILES,
     ),
+    "commit_file with holes": Promise(("sparse",), ("old",), (commit_sparse,), OLD_OR_NEW, SPARSE),
     "set_aside": Promise(
         ("step_1", "failed-step_1"),
         ("old", None),

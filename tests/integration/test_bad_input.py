@@ -105,7 +105,12 @@ BAD_ENDS = [
         "mkdir out; ln -s /etc/hostname out/model.bin",
         "out/model.bin is a link to /etc/hostname, outside",
     ),
-    ("link_up", "sh", "mkdir out; ln -s ../../x out/model.bin", "out/model.bin is refused: out/model.bin leads out of"),
+    (
+        "link_up",
+        "sh",
+        "mkdir out; ln -s ../../x out/model.bin",
+        "'out/model.bin' is refused: out/model.bin leads out of",
+    ),
 ]
 
 

@@ -171,3 +171,49 @@ def test_a_full_disk_keeps_the_old_version(loop_device: tuple[Path, Path], sourc
         durable.commit_folder(sources, home)
     assert names(home) == ["manifest.json", "old.pth"]
     assert names(point) == ["filler", "lost+found", "model"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [(0, b"start")],
+        [(16 << 20, b"end")],
+        [(0, b"start"), (9 << 20, b"middle" * 1000), ((24 << 20) - 1, b"!")],
+    ],
+    ids=["nothing", "a start", "an end", "three parts"],
+)
+def test_holes_stay_holes_and_count_as_zeros(parts: list[tuple[int, bytes]], tmp_path: Path) -> None:
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(24 << 20)
+        for start, part in parts:
+            file.seek(start)
+            file.write(part)
+    reported: list[int] = []
+    (kept,) = durable.commit_folder({"sparse": sparse}, tmp_path / "home", lambda files, size: reported.append(size))
+    assert kept.sha256 == hashlib.sha256(sparse.read_bytes()).hexdigest()
+    assert (tmp_path / "home/sparse").read_bytes() == sparse.read_bytes()
+    assert durable.room_bytes(tmp_path / "home/sparse") <= durable.room_bytes(sparse) + (128 << 10)
+    assert sum(reported) == 24 << 20
+
+
+@pytest.mark.parametrize(
+    "name", ["l" * 255, "ü" * 127, os.fsdecode(b"\xff" * 255)], ids=["ascii", "umlauts", "no text"]
+)
+def test_a_name_may_be_as_long_as_any(name: str, source: Path, tmp_path: Path) -> None:
+    other = name[:-1] + "m"
+    for version in (b"old", b"new"):
+        (source / "odd").write_bytes(version)
+        durable.commit_folder({name: source / "odd"}, tmp_path / name)
+        durable.commit_file(source / "odd", tmp_path / other)
+        assert (tmp_path / name / name).read_bytes() == (tmp_path / other).read_bytes() == version
+    (left,) = {durable._partial(tmp_path / name)}
+    left.mkdir()
+    durable._partial(tmp_path / other).touch()
+    durable.sweep(tmp_path / name)
+    assert not left.exists()
+    assert len(list(tmp_path.glob(".*.partial"))) == 1, "that of another name stays, alike as they are"
+    durable.remove(tmp_path / name)
+    durable.remove(tmp_path / other)
+    assert names(tmp_path) == ["ram"]
