@@ -11,12 +11,11 @@ import re
 import stat
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import psutil
-
+from ramtrain.durable import fit_name
 from ramtrain.spill import contents_of
 from ramtrain.staging import Stage
 
@@ -24,8 +23,6 @@ _ZIP_START = b"PK\3\4"
 _SAFETENSORS = ".safetensors"
 _LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 _DATA_OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d+)\s*\]')
-# file descriptor flags: proc_pid_fdinfo(5) shows them in octal
-_FLAGS = re.compile(r"^flags:\s*([0-7]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,11 @@ class Checkpoint:
 INCOMPLETE, TRIED, FAILED = ".incomplete", ".ramtrain-tried", ".failed"
 
 
+def marked(path: Path, mark: str) -> Path:
+    """Return the path of a checkpoint with a mark after its name."""
+    return path.with_name(fit_name(path.name, len(mark)) + mark)
+
+
 def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
     """Return the checkpoints in RAM, or spilled, that the trainer wrote, whole or not, the newest first.
 
@@ -93,6 +95,14 @@ def find_checkpoints(stage: Stage, patterns: Iterable[str]) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.saved_s, reverse=True)
 
 
+def find_links(stage: Stage, patterns: Iterable[str]) -> list[str]:
+    """Return the trainer's own links that the globs name, which are no checkpoints."""
+    upper, spilled = Path(stage.layers[0]), Path(stage.spilled)
+    with contextlib.suppress(FileNotFoundError):  # the trainer deletes some meanwhile
+        return [path for path in stage.written(patterns) if contents_of(upper / path, spilled) is None]
+    return []
+
+
 def in_folder_of(checkpoint: Checkpoint, patterns: Iterable[str]) -> list[str]:
     """Return globs that are meant in the checkpoint's folder as globs in the project."""
     place = PurePosixPath(glob.escape(str(PurePosixPath(checkpoint.path).parent)))
@@ -108,7 +118,7 @@ def is_unchanged(checkpoint: Checkpoint, upper: Path, spilled: Path) -> bool:
 
 
 def is_whole(checkpoint: Checkpoint, folder: Path, complete: Iterable[str] = ()) -> bool:
-    """Whether each file is as long as it has to be, as far as its kind tells.
+    """Whether each file may be read and is as long as it has to be, as far as its kind tells.
 
     Args:
         complete: the files of a folder, by globs, that are written last; without them it is not whole.
@@ -117,7 +127,7 @@ def is_whole(checkpoint: Checkpoint, folder: Path, complete: Iterable[str] = ())
         return all(is_whole_file(folder / path) for path, _ in checkpoint.files) and (
             not checkpoint.is_folder or _has_last(checkpoint, folder, complete)
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return False
 
 
@@ -133,7 +143,7 @@ def tells_its_end(checkpoint: Checkpoint, folder: Path, complete: Sequence[str] 
         if checkpoint.is_folder and complete:
             return _has_last(checkpoint, folder, complete)
         return len(checkpoint.files) == 1 and _has_end(folder / checkpoint.files[0][0]) is not None
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return False
 
 
@@ -183,51 +193,3 @@ def _safetensors_size(start: bytes, header: bytes) -> int | None:
     (length,) = struct.unpack("<Q", start)
     ends = [int(end) for end in _DATA_OFFSETS.findall(header[:length])]
     return 8 + length + max(ends, default=0) if len(header) >= length else None
-
-
-def written_to(processes: Iterable[psutil.Process], root: str) -> set[str]:
-    """Return the files below `root`, as the processes see it, that they have open or mapped for writing.
-
-    Args:
-        root: an absolute path; the result is relative to it.
-    """
-    return {
-        os.path.relpath(path, root)
-        for process in processes
-        for path in written_by(process.pid)
-        if path.startswith(f"{root}/")
-    }
-
-
-def written_by(pid: int) -> Iterator[str]:
-    """Yield the paths, as the process sees them, of what it has open or mapped for writing; pipes and such as well."""
-    for path, descriptor in _opened(pid):
-        with contextlib.suppress(OSError):
-            flags = _FLAGS.search(Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text(encoding="ascii"))
-            if flags and int(flags.group(1), 8) & os.O_ACCMODE != os.O_RDONLY:
-                yield path
-    yield from (path for path, mode in _mapped(pid) if mode[1] == "w" and mode[3] == "s")
-
-
-def held_by(pid: int) -> Iterator[str]:
-    """Yield the paths, as the process sees them, of all that it has open or mapped."""
-    yield from (path for path, _ in _opened(pid))
-    yield from (path for path, _ in _mapped(pid))
-
-
-def _opened(pid: int) -> Iterator[tuple[str, str]]:
-    """Yield the path of each file that a process has open, and the descriptor's number."""
-    # A process that ends meanwhile, or of another user, has nothing to tell.
-    with contextlib.suppress(OSError):
-        for number in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                yield os.readlink(f"/proc/{pid}/fd/{number}"), number
-
-
-def _mapped(pid: int) -> Iterator[tuple[str, str]]:
-    """Yield the path of each file that a process has mapped, and how, such as rw-s."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
-            fields = line.split(maxsplit=5)
-            if len(fields) == 6:
-                yield fields[5], fields[1]

@@ -31,17 +31,19 @@ from ramtrain.checkpoints import (
     Checkpoint,
     Stamp,
     find_checkpoints,
+    find_links,
     in_folder_of,
     is_unchanged,
     is_whole,
     tells_its_end,
-    written_to,
 )
 from ramtrain.config import Products, Run
-from ramtrain.durable import Changed, Kept, commit_folder, sweep_all
+from ramtrain.durable import Changed, Kept, commit_folder, room_bytes, sweep_all
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.meter import NO_WRITES, ProcessWrites, thread_writes
+from ramtrain.opened import written_to
+from ramtrain.plain import one_line
 from ramtrain.ramdisk import Lease
 from ramtrain.sighting import Sighting
 from ramtrain.spill import contents_of
@@ -207,7 +209,7 @@ def bring_home(
         logs = {path: source for path, source in _plain_files(view, products.logs) if path not in sources}
         if (output := Path(lease.folder) / shelf.TRAINER_LOG).exists():
             logs[shelf.TRAINER_LOG] = output
-        _check_room(run, sum(source.stat().st_size for source in {**sources, **logs}.values()))
+        _check_room(run, sum(map(room_bytes, {**sources, **logs}.values())))
 
         def finish() -> dict[str, Any]:
             changed = any(Stamp.of(os.fstat(descriptor)) != stamp for descriptor, stamp in descriptors.items())
@@ -313,7 +315,8 @@ def _has_grown(checkpoint: Checkpoint, view: View) -> bool:
     known = {path for path, _ in checkpoint.files}
     found = view.find([glob.escape(checkpoint.path)]).get(checkpoint.path, [])
     with contextlib.suppress(FileNotFoundError):  # the trainer has deleted it
-        return not known.issuperset(path for path in found if contents_of(view.layers[0] / path, view.spilled))
+        places = {path: contents_of(view.layers[0] / path, view.spilled) for path in found}
+        return not known.issuperset(path for path, place in places.items() if place and place.is_file())
     return False
 
 
@@ -362,6 +365,7 @@ class Drain:
         self._dealt_with: set[Checkpoint] = set()
         self._retry_s = 0.0
         self._told: object = None
+        self._told_of_links = False
         self._bring_last = False
         self._stop, self._cancel = threading.Event(), threading.Event()
         self._wake, self._hurry = threading.Event(), threading.Event()
@@ -419,7 +423,7 @@ class Drain:
                 self._wake.wait(wait_s)
                 self._wake.clear()
             self._note_age()
-            self._look(settle=False)
+            self._look_once(settle=False)
             if self._bring_last and self.schedule.max_loss_s is not None and not self._cancel.is_set():
                 self._bring_newest()
             self.result.skipped += len(self._complete.keys() - self._dealt_with - {self.newest})
@@ -431,10 +435,7 @@ class Drain:
     def _work_once(self) -> float:
         """Look, and bring the newest checkpoint home if it is due; return how long to wait, in seconds."""
         began = time.monotonic()
-        try:
-            self._look()
-        except OSError as error:
-            self._tell_once(error.errno, f"its checkpoints cannot be looked for: {error}")
+        self._look_once()
         wait_s = (time.monotonic() - began) / _LOOKING_SHARE
         self._note_age()
         if self._hurry.is_set():
@@ -465,10 +466,18 @@ class Drain:
         self.result.worst_loss_s = max(self.result.worst_loss_s, round(self.age_s(), 3))
         self.result.longest_spacing_s = max(self.result.longest_spacing_s, round(time.time() - newest_s, 3))
 
+    def _look_once(self, settle: bool = True) -> None:
+        try:
+            self._look(settle)
+        except OSError as error:
+            self._tell_once(error.errno, f"its checkpoints cannot be looked for: {error}")
+
     def _look(self, settle: bool = True) -> None:
         """See which checkpoints there are, and which of them are complete."""
         now, upper, complete = time.monotonic(), Path(self.stage.layers[0]), self.run.products.complete
         found = find_checkpoints(self.stage, self.run.products.checkpoints)
+        if not found:
+            self._tell_of_links()
         self._changed_s = {checkpoint: self._changed_s.get(checkpoint, now) for checkpoint in found}
         for checkpoint in reversed(found):
             if checkpoint in self._complete:
@@ -487,6 +496,16 @@ class Drain:
             self._dealt_with.discard(gone)
         self.newest = next((checkpoint for checkpoint in found if checkpoint in self._complete), None)
         self._last_newest = self.newest or self._last_newest
+
+    def _tell_of_links(self) -> None:
+        """Say once if the globs name links alone, such as `latest`: what these lead to has to be named."""
+        if not self._told_of_links and (links := find_links(self.stage, self.run.products.checkpoints)):
+            self._told_of_links = True
+            log.warning(
+                "run %s: %s is a link, and links are no checkpoints; name what it leads to in project.checkpoints",
+                self.run.run,
+                one_line(links[0]),
+            )
 
     def _note_saved(self, checkpoint: Checkpoint, upper: Path) -> None:
         """Note how long a checkpoint took to be saved: from when its first file was made to the last write.

@@ -33,7 +33,6 @@ from ramtrain.best import globs_of_best
 from ramtrain.checkpoints import (
     Checkpoint,
     find_checkpoints,
-    held_by,
     in_folder_of,
     is_unchanged,
     is_whole,
@@ -46,8 +45,9 @@ from ramtrain.lease import MARK, Lease, used_in, user_root
 from ramtrain.ledger import standing
 from ramtrain.meter import NO_WRITES, ProcessWrites, thread_writes
 from ramtrain.namespace import OVERLAY_SOURCE
+from ramtrain.opened import held_by
 from ramtrain.pause import Pause
-from ramtrain.ramdisk import grow
+from ramtrain.ramdisk import grow, remove_tree
 from ramtrain.spill import remove_orphans, spill
 from ramtrain.staging import Stage
 from ramtrain.system import mount_of, mounts
@@ -340,7 +340,7 @@ class Guard:
                     continue
                 with contextlib.suppress(FileNotFoundError):  # the trainer has just deleted it
                     if place.is_dir() and not place.is_symlink():
-                        shutil.rmtree(place)
+                        remove_tree(place)
                     else:
                         place.unlink()
                     has_pruned = True

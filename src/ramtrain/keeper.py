@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import psutil
 
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.namespace import Overlay, mount_overlays
+from ramtrain.opened import written_by
 from ramtrain.system import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
@@ -37,6 +39,7 @@ from ramtrain.system import (
 ABANDONED_GRACE_S = 2.0
 _LEFTOVER_GRACE_S = 0.5
 _KILL_WAIT_S = 10.0
+_LONGEST_COMMAND = 200
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ class Stop:
 class Ending:
     """How the trainer ended: exit status or minus the signal (as subprocess has it), what it wrote, what it left.
 
-    `error` says why it could not be started at all; `left_behind` counts processes that it left in the background.
+    `error` says why it could not be started at all; `was_killed` that it did not end in the time that it was given.
+    `left_behind` are the processes that it left in the background, `unfinished` the files that these were writing to.
     """
 
     returncode: int | None
     writes: ProcessWrites
-    left_behind: int
     error: str | None
+    was_killed: bool
+    left_behind: list[str]
+    unfinished: list[str]
 
 
 def main() -> None:
@@ -87,7 +93,9 @@ def main() -> None:
     content = json.loads(orders.readline())
     order = Order(**{**content, "overlays": [Overlay(**entry) for entry in content["overlays"]]})
     before = own_writes()
-    error, returncode, left_behind = None, None, 0
+    error, returncode, was_killed = None, None, False
+    left_behind: list[str] = []
+    unfinished: list[str] = []
     try:
         if order.namespace:
             mount_overlays(order.overlays, order.namespace, Path(order.spilled))
@@ -98,10 +106,10 @@ def main() -> None:
             error += ", or the interpreter that its first line names"
     else:
         _say({"pid": trainer.pid})
-        _wait(trainer, orders)
+        was_killed = _wait(trainer, orders)
         returncode = trainer.returncode
-        left_behind = _end_leftovers()
-    _say(asdict(Ending(returncode, own_writes().since(before), left_behind, error)))
+        left_behind, unfinished = _end_leftovers()
+    _say(asdict(Ending(returncode, own_writes().since(before), error, was_killed, left_behind, unfinished)))
 
 
 def _start(order: Order) -> subprocess.Popen[bytes]:
@@ -130,8 +138,12 @@ def _start(order: Order) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(trainer: subprocess.Popen[bytes], orders: BinaryIO) -> None:
-    """Wait until the trainer ends, ending it as told, or at once and gently when nobody is there to tell."""
+def _wait(trainer: subprocess.Popen[bytes], orders: BinaryIO) -> bool:
+    """Wait until the trainer ends, ending it as told, or at once and gently when nobody is there to tell.
+
+    Returns:
+        whether it had to be killed.
+    """
     deadline = None
     with _closing(os.pidfd_open(trainer.pid)) as process:
         watched: list[Any] = [process, orders]
@@ -140,11 +152,11 @@ def _wait(trainer: subprocess.Popen[bytes], orders: BinaryIO) -> None:
             ready, _, _ = select.select(watched, [], [], timeout_s)
             if process in ready:
                 trainer.wait()
-                return
+                return False
             if not ready:
                 os.killpg(trainer.pid, signal.SIGKILL)
                 trainer.wait()
-                return
+                return True
             line = orders.readline()
             if line:
                 stop = Stop(**json.loads(line))
@@ -157,16 +169,27 @@ def _wait(trainer: subprocess.Popen[bytes], orders: BinaryIO) -> None:
                 os.killpg(trainer.pid, signal.SIGCONT)  # the guard may have stopped it
 
 
-def _end_leftovers() -> int:
-    """End what the trainer left in the background, give it a moment first; return how many there were."""
+def _end_leftovers() -> tuple[list[str], list[str]]:
+    """End what the trainer left in the background, give it a moment first; return the processes that there were, and
+    the files that they were writing to."""
     _reap(_LEFTOVER_GRACE_S)
     left = psutil.Process().children(recursive=True)
+    names = [name for process in left if (name := _name(process))]
+    unfinished = sorted({path for process in left for path in written_by(process.pid) if path.startswith("/")})
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
     _reap(_LEFTOVER_GRACE_S if left else 0.0)
     kill_descendants()
-    return len(left)
+    return names, unfinished
+
+
+def _name(process: psutil.Process) -> str | None:
+    """Return a process's command, or its name where it has hidden that; None if it has ended."""
+    try:
+        return shlex.join(process.cmdline())[:_LONGEST_COMMAND] or process.name()
+    except psutil.Error:
+        return None
 
 
 def kill_descendants() -> None:

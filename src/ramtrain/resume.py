@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from humanfriendly import format_timespan
 
 from ramtrain import caller, shelf
-from ramtrain.checkpoints import FAILED, INCOMPLETE, TRIED, Checkpoint, find_checkpoints, is_whole
+from ramtrain.checkpoints import FAILED, INCOMPLETE, TRIED, Checkpoint, find_checkpoints, is_whole, marked
 from ramtrain.config import Run, fill_placeholders
 from ramtrain.durable import set_aside
 from ramtrain.errors import RamTrainError
@@ -177,11 +177,11 @@ class Ladder:
         """Mark the checkpoints that were tried in vain, if another one worked; otherwise put them back."""
         for start in self.tried:
             path = Path(self.stage.layers[0]) / start.checkpoint
-            hidden = path.with_name(path.name + TRIED)
+            hidden = marked(path, TRIED)
             if not is_their_fault:
                 _rename(hidden, path)
                 continue
-            _rename(hidden, path.with_name(path.name + FAILED))
+            _rename(hidden, marked(path, FAILED))
             for durable in shelf.durable_checkpoints(self.run.run):
                 if (durable.checkpoint, durable.saved_s) == (start.checkpoint, start.saved_s):
                     set_aside(durable.folder, "failed")
@@ -203,15 +203,15 @@ def _whole_in_ram(run: Run, stage: Stage) -> list[Checkpoint]:
     upper = Path(stage.layers[0])
     for tried in upper.glob(f"**/*{TRIED}"):  # of a call that was killed before it knew better
         path = tried.with_name(tried.name.removesuffix(TRIED))
-        _rename(tried, path.with_name(path.name + FAILED) if path.exists() else path)
+        _rename(tried, marked(path, FAILED) if path.exists() else path)
     whole = []
     for checkpoint in find_checkpoints(stage, run.products.checkpoints):
         if is_whole(checkpoint, upper, run.products.complete):
             whole.append(checkpoint)
         else:
             path = upper / checkpoint.path
-            path.rename(path.with_name(path.name + INCOMPLETE))
-            log.warning("run %s: %s was cut short; it is renamed to %s%s", run.run, path, path.name, INCOMPLETE)
+            incomplete = path.rename(marked(path, INCOMPLETE))
+            log.warning("run %s: %s was cut short; it is renamed to %s", run.run, path, incomplete.name)
     return whole
 
 
@@ -292,7 +292,7 @@ def _lost(start: Start, seen: Sighting | None) -> tuple[float | None, int | None
 def _hide(stage: Stage, start: Start) -> None:
     """Put a checkpoint out of the trainer's sight, for as long as an older one is tried."""
     path = Path(stage.layers[0]) / start.checkpoint
-    _rename(path, path.with_name(path.name + TRIED))
+    _rename(path, marked(path, TRIED))
 
 
 def _rename(path: Path, target: Path) -> None:

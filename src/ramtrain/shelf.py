@@ -18,9 +18,20 @@ from typing import Any
 
 from humanfriendly import format_size
 
-from ramtrain.durable import Kept, fetch, hash_from_disk, make_parents, read_manifest, remove, set_aside, sweep_all
+from ramtrain.durable import (
+    Kept,
+    fetch,
+    fit_name,
+    hash_from_disk,
+    make_parents,
+    read_manifest,
+    remove,
+    set_aside,
+    sweep_all,
+)
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
+from ramtrain.plain import one_line
 from ramtrain.ramdisk import Lease
 from ramtrain.staging import Stage
 
@@ -30,6 +41,8 @@ RESULTS = Path("results")
 TRAINER_LOG = "train.log"
 IN_PROJECT = "project/"
 _ATTEMPT = "attempt.json"
+# What a folder's name has beside the checkpoint's: when it was saved, and the words and marks that may come to it.
+_MORE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,8 @@ def attempt(run: str) -> Path:
 def name_of(checkpoint: str, saved_s: float) -> str:
     """Return the folder name of a durable checkpoint; by it they sort in the order in which they were saved."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(saved_s))
-    return f"{stamp}.{int(saved_s * 1000) % 1000:03}-{PurePosixPath(checkpoint).name}"
+    name = fit_name(one_line(PurePosixPath(checkpoint).name), _MORE_BYTES)
+    return f"{stamp}.{int(saved_s * 1000) % 1000:03}-{name}"
 
 
 def name_of_best(checkpoint: str, saved_s: float) -> str:

@@ -16,10 +16,12 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ramtrain.durable import commit_file, write_bytes
+from ramtrain.durable import commit_file, fit_name, write_bytes
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import Lease
 
+# What a name has beside the file's, while it is copied too.
+_MORE_BYTES = 32
 _NAME, _STAYS = "spilled", "stays.txt"
 _CHECKPOINT, _OTHER = "c", "f"
 # Of an overlay's work folder, which nobody may read, nothing is wanted.
@@ -73,7 +75,7 @@ def spill(
         RamTrainError, OSError: the disk is full, or fails; the file is as it was.
     """
     kind = _CHECKPOINT if is_checkpoint else _OTHER
-    target = folder / f"{kind}-{secrets.token_hex(4)}-{place.name}"
+    target = folder / f"{kind}-{secrets.token_hex(4)}-{fit_name(place.name, _MORE_BYTES)}"
     link = place.with_name(f".{target.name}.partial")
     is_done = False
     try:

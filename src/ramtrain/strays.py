@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 from humanfriendly import format_size
 
-from ramtrain.checkpoints import written_by
 from ramtrain.namespace import OVERLAY_SOURCE
+from ramtrain.opened import written_by
 from ramtrain.ramdisk import MEMORY_FILESYSTEMS
 from ramtrain.system import Mount, mount_of, mounts
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 from humanfriendly import format_size
+from humanfriendly.text import pluralize
 
 from ramtrain import caller
 from ramtrain.clock import stamp
@@ -37,6 +38,7 @@ from ramtrain.lease import Lease, is_full, used_bytes
 from ramtrain.meter import NO_WRITES, DiskCounters, ProcessWrites, disk_counters, own_writes, writes_of
 from ramtrain.namespace import ENTER
 from ramtrain.parameters import make_file
+from ramtrain.plain import one_line, printable, without_colours
 from ramtrain.progress import TrainingProgress
 from ramtrain.ramdisk import enlarge, only_one, temporary_folder
 from ramtrain.redact import redact_arguments, redact_text
@@ -47,6 +49,7 @@ from ramtrain.sighting import SIGHTING
 from ramtrain.staging import Begun, Stage
 from ramtrain.strays import MUCH_BYTES, Strays
 from ramtrain.system import PR_SET_CHILD_SUBREAPER, set_process_attribute
+from ramtrain.view import matcher
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,10 @@ _SAMPLE_S = _SIGHTING_S = 1.0
 _SAME_SIGNAL_S = {False: 0.5, True: 5.0}  # it takes Snakemake a while to pass one on
 # A trainer that fails sooner, without a word of progress, could not load its checkpoint.
 _LOADING_S = 300.0
-_TAIL_LINES = 12
+_TAIL_LINES, _TAIL_WIDTH, _TAIL_BYTES = 12, 500, 64 << 10
+# Of what a trainer has printed since the last look, at most so much is read: it may print gigabytes.
+_FOLLOWED_BYTES = 1 << 20
+_MOST_TOLD = 5
 
 END_OF_SNAKEMAKE = "the end of Snakemake"
 TOLD_BY_SNAKEMAKE = "a signal to Snakemake"
@@ -190,7 +196,7 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
                 break
         noted.result()
         log_at_home = keep_log(run.run, lease)
-        if trouble := _trouble(ending, watch.stopped_by):
+        if trouble := _trouble(run, stage, ending, watch.stopped_by):
             ended, tail = f"{trouble} after {watch.train_s:.0f} s", _tail(Path(lease.folder) / TRAINER_LOG)
             raise Failed(
                 f"run {run.run}: {ended}. Its output, in {log_at_home}, ends:\n{tail}",
@@ -205,13 +211,19 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
     own = own_writes().since(own_before).since(trainers).since(watch.drain.result.writes)
     own = own.since(watch.guard.result.writes)
     if ending.left_behind:
-        log.warning("run %s: the trainer left %d processes behind; they were ended", run.run, ending.left_behind)
+        log.warning(
+            "run %s: the trainer left %s behind, which RamTrain has ended: %s. Was that the training itself? "
+            "Then project.command has to stay until it is over",
+            run.run,
+            pluralize(len(ending.left_behind), "process", "processes"),
+            "; ".join(map(one_line, ending.left_behind[:_MOST_TOLD])),
+        )
     return Training(
         command=redact_arguments(order.argv),
         train_s=watch.train_s,
         writes=ending.writes,
         peak_bytes=watch.peak_bytes,
-        left_behind=ending.left_behind,
+        left_behind=len(ending.left_behind),
         progress=watch.progress.latest,
         drained=watch.drain.result,
         guarded=watch.guard.result,
@@ -297,7 +309,7 @@ class _Watch:
         mine: Callable[[], Fingerprint],
         locks: tuple[int, ...],
     ) -> None:
-        self.run = run
+        self.run, self.stage = run, stage
         self.signals = signals
         self.log = Path(order.log)
         self.log_position = self.log.stat().st_size if self.log.exists() else 0
@@ -378,7 +390,7 @@ class _Watch:
         self._follow()
         ending = self._read_ending(answers)
         self.written = ending.writes if ending else self.written
-        has_failed = _trouble(ending, self.stopped_by) is not None
+        has_failed = _trouble(self.run, self.stage, ending, self.stopped_by) is not None
         self._end_drain(bring_newest=has_failed and self.stopped_by != END_OF_SNAKEMAKE)
         self._sample()
         self.has_ended = True
@@ -460,9 +472,10 @@ class _Watch:
             self.next_measure = now + max(_TICK_S, (time.thread_time() - began_s) / _MEASURING_SHARE)
         if self.log.exists():
             with self.log.open("rb") as output:
-                output.seek(self.log_position)
-                new = output.read()
-            self.log_position += len(new)
+                end = output.seek(0, os.SEEK_END)
+                output.seek(max(self.log_position, end - _FOLLOWED_BYTES))
+                new = output.read(_FOLLOWED_BYTES)
+                self.log_position = output.tell()
             self.progress.feed(new.decode(errors="replace"))
         if now >= self.next_sighting:
             self.next_sighting = now + _SIGHTING_S
@@ -583,24 +596,38 @@ def _workflow() -> Iterator[list[int]]:
             os.close(descriptor)
 
 
-def _trouble(ending: Ending | None, stopped_by: str | None) -> str | None:
+def _trouble(run: Run, stage: Stage, ending: Ending | None, stopped_by: str | None) -> str | None:
     """Return what kept the training from ending well."""
     if ending is None:
         return "the process that kept the trainer was killed, and the trainer with it,"
     if ending.error:
         return f"the trainer could not be started ({ending.error})"
     if stopped_by:
-        return f"the trainer was ended by {stopped_by}"
+        killed = " and, as it did not end, killed" if ending.was_killed else ""
+        return f"the trainer was ended by {stopped_by}{killed}"
     if ending.returncode is None or ending.returncode > 0:
         return f"the trainer failed with exit status {ending.returncode}"
     if ending.returncode < 0:
         name = signal.Signals(-ending.returncode).name if -ending.returncode in list(signal.Signals) else ""
         return f"the trainer was killed by {name or f'signal {-ending.returncode}'}"
+    if unfinished := _unfinished_model(run, stage, ending):
+        return f"the trainer ended, and a process that it left behind was still writing {unfinished} when it was ended,"
     return None
 
 
+def _unfinished_model(run: Run, stage: Stage, ending: Ending) -> str | None:
+    """Return a file of the model that was being written when what the trainer left behind was ended."""
+    is_model = matcher(run.products.model).fullmatch
+    paths = (os.path.relpath(path, stage.ram) for path in ending.unfinished)
+    return next((one_line(path) for path in paths if is_model(path)), None)
+
+
 def _tail(path: Path) -> str:
+    """Return the last lines of what a trainer has printed, fit for a terminal."""
     if not path.exists() or path.stat().st_size == 0:
         return "  (it is empty)"
-    lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-    return redact_text("\n".join(f"  {line}" for line in lines))
+    with path.open("rb") as output:
+        output.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        text = without_colours(output.read(_TAIL_BYTES).decode(errors="replace"))
+    lines = redact_text(text).splitlines()[-_TAIL_LINES:]
+    return "\n".join(f"  {printable(line[-_TAIL_WIDTH:])}" for line in lines)

@@ -24,12 +24,11 @@ from ramtrain import checkpoints
 from ramtrain.checkpoints import (
     Checkpoint,
     find_checkpoints,
-    held_by,
     is_whole,
     is_whole_file,
     tells_its_end,
-    written_to,
 )
+from ramtrain.opened import held_by, written_to
 from ramtrain.spill import contents_of
 from ramtrain.staging import Stage
 

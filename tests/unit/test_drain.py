@@ -543,6 +543,8 @@ def write_folder(place: Place, name: str, version: int) -> None:
         ("changed", False),
         ("spilled", True),
         ("a link added", True),
+        ("a pipe added", True),
+        ("renamed", True),
         ("removed", True),
     ],
 )
@@ -565,6 +567,10 @@ def test_a_folder_that_is_written_to_while_it_is_copied_is_dropped(
                 overwrite(place.ram / "out/ck-2/trainer_state.json.bin", kept)
             elif what == "a link added":
                 (place.ram / "out/ck-2/latest").symlink_to("optimizer.pt.bin")
+            elif what == "a pipe added":
+                os.mkfifo(place.ram / "out/ck-2/pipe")
+            elif what == "renamed":  # with all that is around it
+                (place.ram / "out").rename(place.ram / "elsewhere")
             else:
                 shutil.rmtree(place.ram / "out/ck-2")
 
@@ -1077,6 +1083,34 @@ def test_the_newest_stays_the_newest_when_it_is_spilled(name: str, spilled: list
     drain._look()
     assert drain.newest
     assert drain.newest == before
+
+
+def test_where_only_links_are_named_it_is_said_once_that_these_are_no_checkpoints(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    drain = place.drain()
+    place.write("elsewhere/a.pth", zipped(1))
+    (place.ram / "out").mkdir()
+    (place.ram / "out/latest.pth").symlink_to("../elsewhere/a.pth")
+    drain._look()
+    drain._look()
+    assert [
+        message for message in warnings(caplog) if "out/latest.pth is a link, and links are no checkpoints" in message
+    ]
+    assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a plain user: root may read any file")
+def test_what_may_not_be_read_hides_no_other_checkpoint(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    drain = place.drain()
+    place.write("out/a.pth", zipped(1))
+    place.write("out/b.pth", zipped(2)).chmod(0)
+    place.write("out/closed/c.pth", zipped(2)).parent.chmod(0)
+    drain._look()
+    assert drain.newest
+    assert drain.newest.path == "out/a.pth"
+    assert not warnings(caplog)
+    (place.ram / "out/closed").chmod(0o700)
 
 
 def test_how_far_the_training_was_is_known_of_one_that_is_spilled_later(place: Place) -> None:

@@ -237,6 +237,16 @@ def test_what_belongs_to_the_newest_is_not_pruned(guarding: Callable[..., Guard]
     assert not {"out/D_6.pth", "out/best_model.pth"} & set(pruned(found))
 
 
+def test_what_is_pruned_may_be_closed_to_writing(guarding: Callable[..., Guard]) -> None:
+    found = guarding(**GLOBS)
+    folder = Path(found.stage.ram, "out/ck-1")
+    zipped(folder / "deep/weights.pth", 1e9)
+    for closed in (folder / "deep", folder):
+        closed.chmod(0o555)
+    assert found._prune(1, "it is a test")
+    assert not folder.exists()
+
+
 def test_what_a_training_may_have_to_go_on_from_is_not_pruned(guarding: Callable[..., Guard]) -> None:
     """Until it has written a checkpoint of its own, the newest may be one that it cannot load."""
     found = guarding(**GLOBS)
