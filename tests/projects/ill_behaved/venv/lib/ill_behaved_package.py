@@ -1,0 +1,1 @@
+NAME = "a package in an environment of the project"
