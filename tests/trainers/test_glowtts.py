@@ -1,6 +1,7 @@
 """GlowTTS of coqui-tts, with the Coqui Trainer.
 
-Equal after a resume: epochs and steps. Not the weights: the Trainer keeps no random state.
+Equal after a resume: the number of epochs. Not the steps, since the epoch of a checkpoint is trained again from its
+beginning; nor the weights, since the Trainer keeps no random state.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib.util import find_spec
 import pytest
 from trained import Trained
 
-EPOCHS, STEPS = 4, 3
+EPOCHS = 4
 
 
 def needs_glowtts() -> None:
@@ -35,11 +36,11 @@ def test_it_is_killed_goes_on_and_comes_home(trained: Callable[..., Trained]) ->
     needs_glowtts()
     place = trained("glowtts")
     place.start()
-    place.wait_for(f"overlay/upper/output/*/best_model_{STEPS}.pth", within_s=120)
+    place.wait_for("overlay/upper/output/*/checkpoint_4.pth")  # best_model.pth is there by then
     place.process("train.py").kill()
     assert place.wait() != 0
     place.start()
-    place.wait_for_another_checkpoint(within_s=120)
+    place.wait_for_another_checkpoint()
     assert "which is still in RAM" in place.said()
     place.snakemake.send_signal(signal.SIGKILL)
     place.reboot()
@@ -47,7 +48,6 @@ def test_it_is_killed_goes_on_and_comes_home(trained: Callable[..., Trained]) ->
     assert "from the durable checkpoint" in place.go_on()
     assert zipfile.is_zipfile(place.model / "best_model.pth")
     record = json.loads((place.results / "record.json").read_text())
-    assert record["progress"]["epoch"] == f"{EPOCHS - 1}/{EPOCHS}"
-    assert record["progress"]["step"] == str(EPOCHS * STEPS - 1)
+    assert record["progress"]["epoch"] == f"{EPOCHS - 1}/{EPOCHS - 1}"
     said = (place.results / "train.log").read_text()
     assert len(set(re.findall(r"BEST MODEL : (.*)/", said))) == 1, "it goes on in the same folder"
