@@ -187,7 +187,7 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
                 f"`{caller.command('train')}`: only the export is repeated."
             ) from error
         found |= real
-    if not any(map(stage.is_made, found)):
+    if not any(stage.is_made(path, view) for path in found):
         raise RamTrainError(
             f"run {run}: project.model: the training has written none of these files, which were there before: "
             f"{one_line(next(iter(found)))}{' and others' if len(found) > 1 else ''}. The RAM disk stays at "

@@ -32,7 +32,7 @@ from ramtrain.sighting import SIGHTING
 from ramtrain.spill import remove_spilled, spill_folder
 from ramtrain.system import mounts
 from ramtrain.tree import Item, copy_items, scan
-from ramtrain.view import View, matcher, split_pattern
+from ramtrain.view import Escapes, View, matcher, split_pattern
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,24 @@ class Stage:
         """
         found = view.find([pattern])
         literal, rest = split_pattern(pattern)
-        made = [path for path, files in found.items() if any(map(self.is_made, files))]
-        if not made and rest and any(map(self.is_made, View([Path(self.layers[0])]).glob([literal or "**"]))):
+        made = [path for path, files in found.items() if any(self.is_made(file, view) for file in files)]
+        beside = View([Path(self.layers[0])]).glob([literal or "**"]) if rest and not made else []
+        if any(map(self._is_made, beside)):
             return []
         return sorted({file for path in made or found for file in found[path]})
 
-    def is_made(self, path: str) -> bool:
-        """Whether a file of the project is one that the training made, or wrote to."""
+    def is_made(self, path: str, view: View) -> bool:
+        """Whether a file of the project is one that the training made, or wrote to, or a link of its own or to such."""
+        upper, places = Path(self.layers[0]), [path]
+        with contextlib.suppress(Escapes, FileNotFoundError):
+            real = view.real(path)
+            if real.parent == Path(self.spilled):
+                return True
+            if real.is_relative_to(upper):
+                places.append(str(real.relative_to(upper)))
+        return any(map(self._is_made, places))
+
+    def _is_made(self, path: str) -> bool:
         upper = Path(self.layers[0])
         try:
             status = (upper / path).lstat()

@@ -65,6 +65,12 @@ def test_what_earlier_trainings_have_left_does_not_pass_for_a_new_model(pattern:
         find_model("run", products("voices/anna/model.pth", pattern), LEASE, stage, stage.view())
 
 
+def test_a_link_that_the_training_made_leads_to_its_model(stage: Stage) -> None:
+    Path(stage.layers[0], "voices/newest").symlink_to(Path(stage.project, "voices/anna"))  # as the trainer sees it
+    found = find_model("run", products("voices/newest/*"), LEASE, stage, stage.view())
+    assert found["voices/newest/model.pth"] == Path(stage.layers[0], "voices/anna/model.pth")
+
+
 def test_what_was_written_again_as_it_was_belongs_to_the_model(stage: Stage) -> None:
     """`cp -p` of a file that an earlier training has copied there leaves its size and time as they were."""
     project, upper = Path(stage.project), Path(stage.layers[0])
@@ -77,10 +83,10 @@ def test_what_was_written_again_as_it_was_belongs_to_the_model(stage: Stage) -> 
     copied = replace(stage, method="copy", ram=place, cwd=place, layers=[place], ended=ended)
     shutil.copytree(project / "tokenizer", upper / "tokenizer")
     in_copy = replace(copied, ended=stamp(time.time() + 1))
-    assert not in_copy.is_made("tokenizer/a.json"), "it was copied there by RamTrain"
+    assert not in_copy.is_made("tokenizer/a.json", in_copy.view()), "it was copied there by RamTrain"
     time.sleep(0.05)
     shutil.copy2(project / "voices/base/config.json", upper / "voices/base/config.json")
-    assert copied.is_made("voices/base/config.json")
+    assert copied.is_made("voices/base/config.json", copied.view())
 
 
 def products(*model: str) -> Products:
