@@ -55,7 +55,6 @@ class Offer:
 
     fits_bytes: int
     enough_bytes: int
-    held_bytes: int
     tightest: Account
     holders: tuple[Standing, ...]
 
@@ -127,7 +126,6 @@ def _offer(run: Run, lease: Lease, place: Path | None, ledger: Ledger) -> Offer:
         fits_bytes=max(0, held_bytes + tightest.free_bytes),
         # Where its size is only what there is, half of what there will be is better than to wait.
         enough_bytes=max(run.least_bytes, min(run.size_bytes, later_bytes) // 2),
-        held_bytes=held_bytes,
         tightest=tightest,
         holders=tuple(entry for entry in ledger.others(state) if entry.is_at_work),
     )

@@ -44,7 +44,6 @@ _GROWN = "; enlarged by the guard"
 _ELSE = "a smaller ramdisk.size, or ramdisk.fallback: disk"
 _MEMORY_DEVICES = ("/dev/ram", "/dev/zram")
 
-
 # How a backend gives a run what its lease says, or looks whether it could.
 Way = Callable[[Run, Lease], Lease]
 
