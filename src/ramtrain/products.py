@@ -139,12 +139,12 @@ def _of_adapter(kind: str, sources: Sequence[Source], written: Found) -> list[Cl
     if elsewhere := [clue for clue in written.model if folder is None or clue.value != folder.value]:
         return elsewhere
     if kind == LIGHTNING:
-        place, source = (folder.value, folder.source) if folder else ("lightning_logs", "where Lightning writes")
-        return [Clue(f"{place}/**/*.ckpt", source)]
-    place, source = (folder.value, folder.source) if folder else (OUTPUT, "--output_dir, as the command gives it")
-    if not any(call in _FOLDER_SAVERS for source in sources for call in source.calls):
-        place, source = f"{place}/checkpoint-*", "no model is saved in the end, but in checkpoints"
-    return [Clue(f"{place}/{name}", source) for name in ("*.safetensors", "*.json")]
+        folder = folder or Clue("lightning_logs", "where Lightning writes")
+        return [Clue(f"{folder.value}/**/*.ckpt", folder.source)]
+    folder = folder or Clue(OUTPUT, "--output_dir, as the command gives it")
+    if all(source.calls.isdisjoint(_FOLDER_SAVERS) for source in sources):
+        folder = Clue(f"{folder.value}/checkpoint-*", "no model is saved in the end, but in checkpoints")
+    return [Clue(f"{folder.value}/{name}", folder.source) for name in ("*.safetensors", "*.json")]
 
 
 def _fallback(sources: Sequence[Source]) -> Clue:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from posixpath import dirname, join
 
 from ramtrain.errors import RamTrainError
 from ramtrain.listing import list_folder
@@ -48,6 +48,7 @@ class Project:
         found = list_folder(root)
         # A config is text, of lines.
         self.listing = replace(found, files=_texts(found.files), environments=_texts(found.environments))
+        self._files, self._folders = frozenset(self.listing.files), frozenset(self.listing.folders)
         self._read: dict[str, Source | None] = {}
         self._left_bytes = _MOST_BYTES
 
@@ -99,39 +100,24 @@ class Project:
 
     def is_own(self, module: str, importer: str) -> bool:
         """Whether a module is a file or a folder of the project."""
-        return any(
-            f"{place}{module}.py" in self._files or f"{place}{module}" in self._folders for place in _places(importer)
-        )
-
-    @functools.cached_property
-    def _files(self) -> frozenset[str]:
-        return frozenset(self.listing.files)
-
-    @functools.cached_property
-    def _folders(self) -> frozenset[str]:
-        return frozenset(self.listing.folders)
+        paths = [join(place, module) for place in _places(module, importer)]
+        return any(f"{path}.py" in self._files or path in self._folders for path in paths)
 
     def _file_of(self, module: str, importer: str) -> str | None:
         """Return the project's file that an import leads to; None if it leads elsewhere."""
-        if module.startswith("."):
-            level = len(module) - len(module.lstrip("."))
-            parents = [str(parent) for parent in PurePosixPath(importer).parents]
-            if level > len(parents):
-                return None
-            base = parents[level - 1]
-            places = ["" if base == "." else f"{base}/"]
-        else:
-            places = list(_places(importer))
         name = module.lstrip(".").replace(".", "/")
-        tries = (f"{place}{name}{end}" for place in places for end in (".py", "/__init__.py"))
+        tries = (join(place, name + end) for place in _places(module, importer) for end in (".py", "/__init__.py"))
         return next((path for path in tries if path in self._files), None)
 
 
-def _places(importer: str) -> Iterator[str]:
-    """Yield where a file's imports are looked for: beside it, in the project, in its `src`."""
-    parent = str(PurePosixPath(importer).parent)
-    yield "" if parent == "." else f"{parent}/"
-    yield from ("", "src/")
+def _places(module: str, importer: str) -> tuple[str, ...]:
+    """Return where an import is looked for: where its dots lead, else beside the file, in the project, in its `src`."""
+    folder = dirname(importer)
+    if not module.startswith("."):
+        return (folder, "", "src")
+    for _ in range(len(module) - len(module.lstrip(".")) - 1):
+        folder = dirname(folder)
+    return (folder,)
 
 
 def _texts(paths: Iterable[str]) -> tuple[str, ...]:
@@ -149,6 +135,6 @@ def _points(source: Source) -> int:
     points += {"train": 1, "finetune": 1, "trainer": -1}.get(name, 0)
     points -= 4 if _OTHERWISE.fullmatch(name) else 0
     points += 2 if source.is_program else 0
-    points += 2 if any(call in source.calls for call in _TRAINING_CALLS) else 0
+    points += 0 if source.calls.isdisjoint(_TRAINING_CALLS) else 2
     points -= 3 if _ASIDE.fullmatch(source.path) else 0
     return points - source.path.count("/")

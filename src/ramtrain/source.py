@@ -6,10 +6,11 @@ import ast
 import glob
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import dirname, join
 
 _MOST_BYTES = 512 << 10
 _DEEPEST = 12
@@ -26,12 +27,10 @@ _SAME_PLACE = ("resolve", "absolute", "expanduser", "as_posix")
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a script: its name as it is typed, without dashes if it is positional; `default` is a glob."""
+    """An option of a script: its name as it is typed, without dashes if it is positional."""
 
     name: str
     is_required: bool
-    default: str | None
-    line: int
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Named:
 
 @dataclass
 class Source:
-    """A Python file: what it imports, by full name, calls and defines, each with its first line; its options and
-    subcommands.
+    """A Python file: what it imports, by full name, and defines, each with its first line; what it calls; its options
+    and subcommands.
 
     `outputs` are folders that by their names are written to, `written` what its calls seem to save. `is_in_package`:
     it imports from beside itself, so that it has to be started as a module.
@@ -54,10 +53,10 @@ class Source:
 
     path: str
     imports: dict[str, int] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
+    calls: set[str] = field(default_factory=set)
     defines: dict[str, int] = field(default_factory=dict)
     options: dict[str, Option] = field(default_factory=dict)
-    commands: dict[str, int] = field(default_factory=dict)
+    commands: set[str] = field(default_factory=set)
     outputs: list[Named] = field(default_factory=list)
     written: list[Named] = field(default_factory=list)
     is_program: bool = False
@@ -65,8 +64,8 @@ class Source:
 
 
 def read_source(root: Path, path: str) -> Source | None:
-    """Return what a Python file of a project tells; None if it is too large, no file of the project's, cannot
-    be read, or is no Python."""
+    """Return what a Python file of a project tells; None if it is too large, no file of the project's, cannot be read,
+    or is no Python."""
     file = root / path
     try:
         is_inside = not file.is_symlink() or file.resolve().is_relative_to(root.resolve())
@@ -76,33 +75,30 @@ def read_source(root: Path, path: str) -> Source | None:
             warnings.simplefilter("ignore")  # of invalid escapes, in somebody else's code
             tree = ast.parse(file.read_bytes())
         return _Reader(path, tree).source
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        RuntimeError,
-        MemoryError,
-    ):  # of a loop of links, and of too deep code, too
+    # A loop of links is a RuntimeError; so is code that is too deep, or a MemoryError.
+    except (OSError, SyntaxError, ValueError, RuntimeError, MemoryError):
         return None
 
 
 class _Reader:
-    """Reads one file; `assigned` has what names and attributes are assigned, of several the last."""
+    """Reads one file; `assigned` has what names and attributes, with a dot before them, are assigned, of several the
+    last; `globs` what some of them stand for."""
 
     def __init__(self, path: str, tree: ast.Module) -> None:
         self.source = Source(path)
-        self.assigned: dict[str, ast.expr] = {}
-        self.defaults: dict[str, str | None] = {}
+        self.assigned: dict[str, ast.expr | None] = {}
+        self.globs: dict[str, str | None] = {}
         nodes = list(ast.walk(tree))
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
         for node in nodes:
             self._note_names(node)
+        defaults = dict(option for call in calls if (option := self._note_option(call)))
+        self.assigned |= {f".{name}": value for name, value in defaults.items()}
+        self._note_outputs(defaults.items())
         for node in nodes:
-            if isinstance(node, ast.Call):
-                self._note_option(node)
-        for node in nodes:
-            self._note_outputs(node)
-            if isinstance(node, ast.Call):
-                self._note_call(node)
+            self._note_outputs(_given_names(node))
+        for call in calls:
+            self._note_call(call)
         if "HfArgumentParser" in self.source.calls:
             for node in nodes:
                 self._note_fields(node)
@@ -128,28 +124,20 @@ class _Reader:
             for name, value in _argument_defaults(node.args):
                 self.assigned.setdefault(name, value)
 
-    def _note_option(self, call: ast.Call) -> None:
-        """Note an option of argparse or click."""
-        if _name_of(call.func) not in ("add_argument", "option", "argument") or not call.args:
-            return
-        names = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    def _note_option(self, call: ast.Call) -> tuple[str, ast.expr | None] | None:
+        """Note an option of argparse or click; return the attribute that it sets, and its default."""
+        if _name_of(call.func) not in ("add_argument", "option", "argument"):
+            return None
+        names = [text.split("/")[0] for arg in call.args if (text := _text_of(arg))]  # click: --flag/--no-flag
         given = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
         longs = [name for name in names if name.startswith("--")] or names
         if not longs:
-            return
-        name = longs[0].split("/")[0]  # click: --flag/--no-flag
-        is_positional = not name.startswith("-")
+            return None
         has_own = "default" in given or _text_of(given.get("nargs")) in ("?", "*")
-        required = _constant(given.get("required")) is True or (is_positional and not has_own)
-        default = self.glob_of(given["default"]) if "default" in given else None
-        destination = _text_of(given.get("dest")) or name.lstrip("-").replace("-", "_")
-        self.defaults[destination] = default
-        for long in longs:
-            self.source.options.setdefault(
-                long.split("/")[0], Option(long.split("/")[0], required, default, call.lineno)
-            )
-        if default and _OUTPUT.fullmatch(destination.lower()):
-            self._add(self.source.outputs, destination, default, call.lineno)
+        is_required = _constant(given.get("required")) is True or not (longs[0].startswith("-") or has_own)
+        for name in longs:
+            self.source.options.setdefault(name, Option(name, is_required))
+        return _text_of(given.get("dest")) or longs[0].lstrip("-").replace("-", "_"), given.get("default")
 
     def _note_fields(self, node: ast.AST) -> None:
         """Note the fields of a dataclass that have no default: options that must be given."""
@@ -157,30 +145,20 @@ class _Reader:
             for part in node.body:
                 if isinstance(part, ast.AnnAssign) and part.value is None and isinstance(part.target, ast.Name):
                     name = f"--{part.target.id}"
-                    self.source.options.setdefault(name, Option(name, True, None, part.lineno))
+                    self.source.options.setdefault(name, Option(name, is_required=True))
 
-    def _note_outputs(self, node: ast.AST) -> None:
-        named = [*_assignments(node)]
-        if isinstance(node, ast.Call):
-            named += [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg]
-            if _name_of(node.func).endswith("TrainingArguments"):
-                named += [("output_dir", value) for value in node.args[:1]]
-        if isinstance(node, ast.FunctionDef):
-            named += _argument_defaults(node.args)
-        if isinstance(node, ast.Dict):
-            pairs = zip(node.keys, node.values, strict=True)
-            named += [(key.value, value) for key, value in pairs if isinstance(key, ast.Constant)]
+    def _note_outputs(self, named: Iterable[tuple[str, ast.expr | None]]) -> None:
         for name, value in named:
-            if isinstance(name, str) and _OUTPUT.fullmatch(name.lower()):
+            if value and _OUTPUT.fullmatch(name.lower()):
                 self._add(self.source.outputs, name, self.glob_of(value), value.lineno)
 
     def _note_call(self, call: ast.Call) -> None:
         name = _name_of(call.func)
         if not name:
             return
-        self.source.calls.setdefault(name, call.lineno)
+        self.source.calls.add(name)
         if name == "add_parser" and call.args and (command := _text_of(call.args[0])):
-            self.source.commands.setdefault(command, call.lineno)
+            self.source.commands.add(command)
         places: list[ast.expr] = []
         if name == "open" and _opens_for_writing(call):
             places = [call.args[0] if isinstance(call.func, ast.Name) and call.args else _receiver(call)]
@@ -214,7 +192,7 @@ class _Reader:
                 return known(value)
             case ast.BinOp(left=left, op=ast.Div(), right=right):
                 first, second = known(left), known(right)
-                return None if second is None else _join("**" if first is None else first, second)
+                return None if second is None else join("**" if first is None else first, second)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 first, second = known(left), known(right)
                 return None if first is None and second is None else (first or "*") + (second or "*")
@@ -229,37 +207,47 @@ class _Reader:
             case ast.Name(id="__file__"):
                 return glob.escape(self.source.path)
             case ast.Name(id=name):
-                return known(self.assigned.get(name))
+                return self._glob_of_name(name, depth + 1)
             case ast.Attribute(attr="parent", value=value):
-                return _parent(known(value))
+                return (path := known(value)) and dirname(path)
             case ast.Attribute(attr=name):
-                return self.defaults[name] if name in self.defaults else known(self.assigned.get(f".{name}"))
+                return self._glob_of_name(f".{name}", depth + 1)
             case ast.Call():
                 return self._glob_of_call(node, depth + 1)
         return None
+
+    def _glob_of_name(self, name: str, depth: int) -> str | None:
+        """Return what a name stands for; it is looked for once, and not known within itself."""
+        if name not in self.globs:
+            self.globs[name] = None
+            self.globs[name] = self.glob_of(self.assigned.get(name), depth)
+        return self.globs[name]
 
     def _glob_of_call(self, call: ast.Call, depth: int) -> str | None:
         def known(part: ast.expr | None) -> str | None:
             return self.glob_of(part, depth)
 
         name, first = _name_of(call.func), call.args[0] if call.args else None
-        if name in _WRAPPERS and first is not None:
-            return _join(*(known(part) or "*" for part in call.args)) if known(first) is not None else None
+        if name in _WRAPPERS and call.args:
+            texts = [known(part) for part in call.args]
+            return None if texts[0] is None else join(*("*" if text is None else text for text in texts))
         if name in _SAME_PLACE or (name == "open" and isinstance(call.func, ast.Attribute)):
             return known(_receiver(call))
         if name == "open":
             return known(first)
         if name == "dirname":
-            return _parent(known(first))
+            return (path := known(first)) and dirname(path)
         if name in ("join", "joinpath") and call.args:
             parts = call.args if name == "join" else [_receiver(call), *call.args]
             texts = [known(part) for part in parts]
-            return None if texts[-1] is None else _join(texts[0] or "**", *(text or "*" for text in texts[1:]))
+            if texts[-1] is None:
+                return None
+            return join("**" if texts[0] is None else texts[0], *(text or "*" for text in texts[1:]))
         if name in ("with_suffix", "with_name") and first is not None:
             base, own = known(_receiver(call)), known(first) or "*"
             if base is None:
                 return None
-            return base.rsplit(".", 1)[0] + own if name == "with_suffix" else _join(_parent(base) or "", own)
+            return base.rsplit(".", 1)[0] + own if name == "with_suffix" else join(dirname(base), own)
         if name == "format":
             text = known(_receiver(call))
             return text and re.sub(r"\{[^}]*\}", "*", text)
@@ -287,6 +275,20 @@ def _assignments(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
             yield target.id, value
         elif value is not None and isinstance(target, ast.Attribute):
             yield f".{target.attr}", value
+
+
+def _given_names(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Yield what is given to names of any kind: variables, arguments, keys."""
+    yield from _assignments(node)
+    if isinstance(node, ast.Call):
+        yield from ((keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg)
+        if _name_of(node.func).endswith("TrainingArguments"):
+            yield from (("output_dir", value) for value in node.args[:1])
+    elif isinstance(node, ast.FunctionDef):
+        yield from _argument_defaults(node.args)
+    elif isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        yield from ((name, value) for key, value in pairs if (name := _text_of(key)))
 
 
 def _argument_defaults(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
@@ -327,20 +329,6 @@ def _is_main(test: ast.expr) -> bool:
     return isinstance(test, ast.Compare) and any(
         isinstance(part, ast.Name) and part.id == "__name__" for part in (test.left, *test.comparators)
     )
-
-
-def _join(*parts: str) -> str:
-    joined = ""
-    for part in parts:
-        joined = part if part.startswith("/") or not joined else f"{joined.rstrip('/')}/{part}"
-    return joined
-
-
-def _parent(path: str | None) -> str | None:
-    if path is None:
-        return None
-    parent = str(PurePosixPath(path).parent)
-    return "" if parent == "." else parent
 
 
 def _in_project(path: str) -> str | None:
