@@ -25,7 +25,7 @@ from ramtrain.redact import redact_text
 from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table
 
-# The folder of the workflow.
+# The folder of the workflow, installed with `pip install -e`; its scripts may run where it is not, and are told theirs.
 HOME = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +47,7 @@ def main() -> None:
     checking = commands.add_parser("check", help="all checks of a config, and the plan; nothing is trained")
     checking.add_argument("--configfile", type=Path, nargs="+", default=[], help="as Snakemake takes it")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text that the terminal knows
     if arguments.command == "init":
         _initialize(arguments.project, arguments.output)
     elif arguments.command == "check":
@@ -62,7 +63,7 @@ def main() -> None:
 
 def _initialize(project: Path, output: Path | None) -> None:
     try:
-        print(initialize(project, output, HOME))
+        print(redact_text(initialize(project, output, HOME), code=True))
     except RamTrainError as error:
         sys.exit(str(error))
 
@@ -70,7 +71,6 @@ def _initialize(project: Path, output: Path | None) -> None:
 def _check(configfiles: list[Path]) -> None:
     caller.remember(configfiles)
     report = check(configfiles, HOME, Path.cwd())
-    sys.stdout.reconfigure(errors="backslashreplace")
     print(redact_text(as_plan(report), code=True), flush=True)
     if report.faults:
         sys.exit(redact_text("\n".join(report.faults), code=True))
@@ -87,8 +87,6 @@ def _compare(a: str, b: str, as_json: bool) -> None:
     except (RamTrainError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    # A file name in a record need not be text that the terminal knows.
-    sys.stdout.reconfigure(errors="backslashreplace")
     print(json.dumps(as_dict(comparison), indent=2, ensure_ascii=False) if as_json else as_text(comparison))
 
 

@@ -582,7 +582,7 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         settings={},
         base_names=base_names(folder, trainer.parameters) if trainer.parameters else None,
         config=config,
-        python=_find_python(folder, project["python"], trainer.python),
+        python=find_interpreter(folder, project["python"], trainer.python),
         install_pattern=project["install_to"],
         environment={name: as_text(value, f"train.environment.{name}") for name, value in train["environment"].items()},
         project=folder,
@@ -612,7 +612,7 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
     )
 
 
-def _find_python(project: Path, python: str | None, places: Iterable[str]) -> str:
+def find_interpreter(project: Path, python: str | None, places: Iterable[str]) -> str:
     """Return the interpreter that the config names, by its path or on the PATH; else the project's own, at the first of
     the places where there is one; else whichever is on the PATH. A link to an interpreter, as an environment has it,
     stays one: it tells Python where its packages are."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from humanfriendly.text import concatenate
 
-from ramtrain.config import Trainer
+from ramtrain.config import Trainer, find_interpreter
 from ramtrain.products import ALLTALK, COQUI, GENERIC, HUGGINGFACE, LIGHTNING, OUTPUT, Clue, Found, find_products
 from ramtrain.project import Project
 from ramtrain.source import Option, Source
@@ -24,7 +24,8 @@ _TRAINS_IN_TRANSFORMERS = re.compile(r"(transformers|trl|setfit|sentence_transfo
 _DATA = re.compile(r"(data|dataset|train|training|input|corpus)s?(_?(dir|path|file|folder|root|set|data|csv))?")
 _TRAINING_COMMANDS = ("train", "fit", "finetune", "fine-tune", "pretrain")
 _ON_PATH = "python"
-_PLACES_OF_PYTHON = (".venv", "venv", "env", ".env", ".conda", "conda")
+# Of a base model of AllTalk, as its driver wants it.
+BASE_FILES = ("model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "mel_stats.pth", "dvae.pth")
 # What reads the command line, and refuses what it does not know: argparse, click, typer.
 _STRICT = ("parse_args", "command", "Typer")
 
@@ -64,7 +65,7 @@ def guess(root: Path, load_trainer: Callable[[str], Trainer]) -> Guess:
     trainer = _find_trainer(project, reached)
     adapter = load_trainer(trainer.value)
     arguments, command_from, warnings = _find_command(project, entry, reached)
-    python, python_from = _find_python(project) if entry else ("", "")
+    python, python_from = _find_python(project, adapter) if entry else ("", "")
     if python == _ON_PATH and (missing := _missing(project, reached)):
         warnings.append(
             f"this Python has no {_some(missing)}; put the one that you train with in its place, by its path"
@@ -77,7 +78,7 @@ def guess(root: Path, load_trainer: Callable[[str], Trainer]) -> Guess:
         project=root,
         trainer=trainer,
         adapter=adapter,
-        command=shlex.join(map(_plain, [python, *arguments] if python else arguments)),
+        command=f"{python} {_typed(arguments)}".lstrip(),
         command_from=command_from,
         python_from=python_from,
         products=products,
@@ -87,9 +88,9 @@ def guess(root: Path, load_trainer: Callable[[str], Trainer]) -> Guess:
     )
 
 
-def _plain(argument: str) -> str:
-    """Return an argument in which braces are no placeholders."""
-    return argument.replace("{", "{{").replace("}", "}}")
+def _typed(arguments: Sequence[str]) -> str:
+    """Return arguments as they stand in a command, in which braces are no placeholders."""
+    return shlex.join(arguments).replace("{", "{{").replace("}", "}}")
 
 
 def _looked_at(project: Project) -> str:
@@ -187,18 +188,26 @@ def _value_of(option: Option, project: Project) -> tuple[str, str]:
     return name.upper(), f"put it in the place of {name.upper()}"
 
 
-def _find_python(project: Project) -> tuple[str, str]:
-    """Return the Python of the project, and where it is."""
-    order = {name: number for number, name in enumerate(_PLACES_OF_PYTHON)}
-    found = sorted(project.listing.environments, key=lambda path: (path.count("/"), order.get(path, len(order)), path))
+def _find_python(project: Project, adapter: Trainer) -> tuple[str, str]:
+    """Return the Python of the project, as a command has it, and where it is."""
+    if place := _place_of_python(project, adapter):
+        return "{python}", f"{place}, in the project"
+    found = project.listing.environments
     for environment in found:
-        if os.access(project.root / environment / "bin/python", os.X_OK):
-            return f"{environment}/bin/python", f"{environment}, an environment in the project"
+        python = f"{environment}/bin/python"
+        if os.access(project.root / python, os.X_OK):
+            return _typed([python]), f"{environment}, an environment in the project"
     broken = f"; that of {found[0]} cannot be started" if found else ""
     program = shutil.which("python")
     whose = "RamTrain's own" if program and Path(program) == Path(sys.executable) else "on the PATH"
     where = f"{program}, {whose}" if program else "none on the PATH"
     return _ON_PATH, f"{where}, since the project has no environment{broken}"
+
+
+def _place_of_python(project: Project, adapter: Trainer) -> str | None:
+    """Return which Python of the project `{python}` stands for."""
+    python = find_interpreter(project.root, None, adapter.python)
+    return None if python == _ON_PATH else os.path.relpath(python, project.root)
 
 
 def _missing(project: Project, reached: Sequence[Source]) -> list[str]:
@@ -234,11 +243,10 @@ def _resume_warnings(entry: Source, reached: Sequence[Source], adapter: Trainer,
 
 def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str], Trainer]) -> Guess:
     """Guess what is trained in an AllTalk folder: the newest of its data sets."""
-    root, files = project.root, set(project.listing.files)
-    sets = [path.split("/")[1] for path in files if re.fullmatch(r"finetune/[^/]+/metadata_train\.csv", path)]
-    sets.sort(key=lambda name: (-_changed_s(root / "finetune" / name / "metadata_train.csv"), name))
-    models = {path.split("/")[2] for path in files if re.fullmatch(r"models/xtts/[^/]+/dvae\.pth", path)}
-    bases = sorted(name for name in models if f"models/xtts/{name}/wavs" not in project.listing.folders)
+    root = project.root
+    tables = sorted(root.glob("finetune/*/metadata_train.csv"))
+    sets = [table.parent.name for table in sorted(tables, key=os.path.getmtime, reverse=True)]
+    bases = sorted(folder.name for folder in root.glob("models/xtts/*") if _is_base(folder))
     warnings = []
     if not sets:
         warnings.append("finetune/ has no data set yet: make one on AllTalk's own page, and put its name for NAME")
@@ -247,20 +255,19 @@ def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str],
     if len(bases) > 1:
         warnings.append(f"it starts from the base model {bases[0]}; there are {_some(bases)}")
     name = sets[0] if sets else "NAME"
-    language = _first_line(root / "finetune" / name / "lang.txt") or "en"
+    language = _language(root / "finetune" / name / "lang.txt") or "en"
     options = ["--project", name, "--language", language, "--epochs", "10"]
     options += ["--base-model", bases[0]] if len(bases) > 1 else []
-    line = main.defines["train_gpt"]
     adapter = load_trainer(ALLTALK)
-    python = next((place for place in adapter.python if os.access(root / place, os.X_OK)), None)
+    python = _place_of_python(project, adapter)
     if not python:
         warnings.append("AllTalk's own Python was not found: name it in project.python")
     told = f"data sets in finetune/: {_some(sets) or 'none'}; base models: {_some(bases) or 'none'}"
     return Guess(
         project=root,
-        trainer=Clue(ALLTALK, f"finetune.py:{line} defines train_gpt"),
+        trainer=Clue(ALLTALK, f"finetune.py:{main.defines['train_gpt']} defines train_gpt"),
         adapter=adapter,
-        command=f"{{python}} {{driver}} {shlex.join(map(_plain, options))}",
+        command=f"{{python}} {{driver}} {_typed(options)}",
         command_from=told,
         python_from=f"{python or 'not found'}; project.python names another",
         products=Found(),
@@ -270,19 +277,20 @@ def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str],
     )
 
 
-def _changed_s(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+def _is_base(folder: Path) -> bool:
+    """Whether a folder in models/xtts is a complete model that is no voice."""
+    return all(os.path.isfile(folder / name) for name in BASE_FILES) and not os.path.exists(folder / "wavs")
 
 
-def _first_line(path: Path) -> str:
+def _language(file: Path) -> str:
+    if not os.path.isfile(file):
+        return ""
     try:
-        return path.read_text(encoding="utf-8")[:20].strip()
+        with file.open(encoding="utf-8") as text:
+            return text.read(20).strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
 
 def _calls(sources: Iterable[Source]) -> set[str]:
-    return {call for source in sources for call in source.calls}
+    return set().union(*(source.calls for source in sources))

@@ -16,6 +16,7 @@ from ramtrain.durable import write_bytes
 from ramtrain.errors import RamTrainError
 from ramtrain.guess import Guess, guess
 from ramtrain.products import Clue
+from ramtrain.redact import MARK, redact_text
 from ramtrain.runs import id_from
 
 _MOST_WARNINGS = 4
@@ -82,13 +83,13 @@ def config_text(guessed: Guess, path: str) -> str:
 
 
 def _globs(key: str, clues: Sequence[Clue], what: str) -> str:
-    values = [clue.value for clue in clues]
+    values = [redact_text(clue.value, code=True).replace(MARK, "*") for clue in clues]
     return _line(f"  {key}: {_value(values)} ", f"{what}; {clues[0].source}") if clues else ""
 
 
 def _line(text: str, comment: str = "") -> str:
     """Return a line with a comment, in which nothing can end it; a long one is cut."""
-    plain = "".join(character if character.isprintable() else "?" for character in comment)
+    plain = "".join(character if character.isprintable() else "?" for character in redact_text(comment, code=True))
     plain = plain if len(plain) <= _LONGEST_COMMENT else f"{plain[: _LONGEST_COMMENT - 4]} ..."
     return f"{text}# {plain}" if plain else text
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import runpy
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPO
 
-from ramtrain.config import complete_config, load_trainer
+from ramtrain import guess as guess_module
+from ramtrain.__main__ import main
+from ramtrain.config import complete_config, load_runs, load_trainer
 from ramtrain.errors import RamTrainError
 from ramtrain.guess import Guess, guess
 from ramtrain.initial import config_text, initialize
@@ -30,6 +36,22 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         if name.endswith("bin/python"):
             path.chmod(0o755)
     return root
+
+
+@contextlib.contextmanager
+def given_up_after(seconds: int) -> Iterator[None]:
+    """Fail what takes longer, even where it waits for ever."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def guessed(root: Path, files: dict[str, str]) -> Guess:
@@ -57,6 +79,8 @@ def guessed(root: Path, files: dict[str, str]) -> Guess:
             "src/fit.py:1",
         ),
         ({"pkg/train.py": "from .own import x\n", "pkg/own.py": "import lightning\n"}, "lightning", "pkg/own.py:1"),
+        ({"a/b/train.py": "from ..own import x\n" + MAIN, "a/own.py": "import lightning\n"}, "lightning", "a/own.py:1"),
+        ({"a/train.py": "from .....own import x\n", "own.txt": ""}, "generic", "no import"),
         ({"train.py": "import other\n", "unused.py": "import lightning\n"}, "generic", "no import"),
     ],
 )
@@ -68,9 +92,16 @@ def test_the_trainer_is_told_by_what_the_entry_imports(
     assert source in found.trainer.source
 
 
+BASE_FILES = ("model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "mel_stats.pth", "dvae.pth")
+
+
+def xtts(name: str) -> dict[str, str]:
+    return {f"models/xtts/{name}/{file}": "" for file in BASE_FILES}
+
+
 ALLTALK = {
+    **xtts("base"),
     "finetune.py": "def train_gpt(): ...\ndef compact_custom_model(): ...\n",
-    "models/xtts/base/dvae.pth": "",
     "finetune/anna/metadata_train.csv": "",
     "finetune/anna/lang.txt": "de\n",
     "system/tts_engines/rvc/train/train.py": "import lightning\n",
@@ -95,11 +126,33 @@ def test_the_newest_data_set_of_alltalk_is_taken(tmp_path: Path) -> None:
 
 
 def test_of_several_base_models_of_alltalk_one_is_named(tmp_path: Path) -> None:
-    voice = {"models/xtts/me/dvae.pth": "", "models/xtts/me/wavs/a.wav": ""}
-    assert "--base-model" not in guessed(tmp_path / "one", {**ALLTALK, **voice}).command
-    found = guessed(tmp_path / "two", {**ALLTALK, **voice, "models/xtts/xttsv2/dvae.pth": ""})
+    voice = {**xtts("a_voice"), "models/xtts/a_voice/wavs/a.wav": ""}
+    incomplete = {"models/xtts/a_part/dvae.pth": ""}
+    assert "--base-model" not in guessed(tmp_path / "one", {**ALLTALK, **voice, **incomplete}).command
+    found = guessed(tmp_path / "two", {**ALLTALK, **voice, **incomplete, **xtts("xttsv2")})
     assert "--base-model base" in found.command
     assert any("base and xttsv2" in warning for warning in found.warnings)
+
+
+def test_a_base_model_of_alltalk_is_what_the_driver_takes_for_one() -> None:
+    driver = runpy.run_path(str(REPO / "config/trainers/alltalk.py"))
+    assert set(guess_module.BASE_FILES) == set(driver["BASE_FILES"]) == set(BASE_FILES)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_a_language_of_alltalk_that_is_no_file_of_text_does_no_harm(kind: str, tmp_path: Path) -> None:
+    root = tree(tmp_path / "alltalk", ALLTALK)
+    language = root / "finetune/anna/lang.txt"
+    language.unlink()
+    if kind == "pipe":
+        os.mkfifo(language)
+    elif kind == "folder":
+        language.mkdir()
+    else:
+        language.symlink_to("/dev/zero")
+    with given_up_after(10):
+        found = guess(root, lambda name: load_trainer(name, REPO))
+    assert "--language en " in found.command
 
 
 def test_an_alltalk_folder_without_a_data_set_says_what_is_missing(tmp_path: Path) -> None:
@@ -167,8 +220,8 @@ def test_what_stands_for_a_value_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "python"),
     [
-        ([".venv"], ".venv/bin/python"),
-        (["venv", ".venv"], ".venv/bin/python"),
+        ([".venv"], "{python}"),
+        (["venv", ".venv", "env"], "{python}"),
         (["env"], "env/bin/python"),
         (["tools/conda"], "tools/conda/bin/python"),
         ([], "python"),
@@ -180,6 +233,16 @@ def test_the_projects_own_python_is_taken(places: list[str], python: str, tmp_pa
         mark = "conda-meta/history" if "conda" in place else "pyvenv.cfg"
         files |= {f"{place}/{mark}": "", f"{place}/bin/python": "", f"{place}/lib/site.py": "import lightning\n"}
     assert guessed(tmp_path / "p", files).command == f"{python} train.py"
+
+
+@pytest.mark.parametrize("trainer", ["lightning", "transformers.Trainer", "trainer.Trainer", "torch"])
+def test_the_python_of_the_config_is_the_one_that_the_guess_names(trainer: str, workdir: Path, tmp_path: Path) -> None:
+    root = tree(tmp_path / "p", {"train.py": f"import {trainer}\n"})
+    (root / "venv").symlink_to(Path(sys.prefix))
+    said = initialize(root, workdir / "x.yaml", REPO)
+    (run,) = load_runs(complete_config(yaml.safe_load((workdir / "x.yaml").read_text()), REPO, "x.yaml"), REPO).values()
+    assert run.arguments(ram="")[0] == str(root / "venv/bin/python")
+    assert "venv/bin/python, in the project" in said
 
 
 def test_an_environment_that_cannot_be_started_is_told_of(tmp_path: Path) -> None:
@@ -234,6 +297,15 @@ PARSED = ARGPARSE + TORCH
         ("m.save_pretrained('out/final')\n", ["out/final"], []),
         ("Path('w.bin').write_bytes(b'')\nPath('log.txt').write_text('')\n", ["w.bin"], []),
         ("open('a*b.pt', 'wb')\n", ["a[*]b.pt"], []),
+        (TORCH + 'n = f"{n}_x"\ntorch.save(m, f"out/{n}.pt")\n', ["out/*_x.pt"], ["out/*_x.pt"]),
+        (TORCH + 'a = b + "x"\nb = a + "y"\ntorch.save(m, a + ".pt")\n', ["*yx.pt"], ["*yx.pt"]),
+        (TORCH + 'd = os.path.dirname(__file__)\ntorch.save(m, Path(d, "m.pt"))\n', ["m.pt"], []),
+        (
+            PARSED + 'out = a.out\nparser.add_argument("--to", default=out)\n'
+            'parser.add_argument("--out", default="o")\ntorch.save(m, f"{a.to}/m.pt")\n',
+            ["o/m.pt"],
+            [],
+        ),
     ],
 )
 def test_globs_are_told_by_what_the_source_writes(
@@ -330,6 +402,21 @@ def test_sources_that_cannot_be_read_do_no_harm(tmp_path: Path) -> None:
     yaml.safe_load(config_text(found, str(root)))
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        'msg = f"' + "{msg}" * 60 + '"\n',
+        "msg = " + "+".join(["msg"] * 60) + "\n",
+        "msg = Path(" + ",".join(["msg"] * 60) + ")\n",
+        "".join(f"x{n} = f'" + f"{{x{n + 1}}}" * 60 + "'\n" for n in range(40)),
+    ],
+)
+def test_names_within_themselves_take_a_moment(source: str, tmp_path: Path) -> None:
+    root = tree(tmp_path / "p", {"train.py": source + "open(msg, 'w')\nopen(x0, 'w')\n" + MAIN})
+    with given_up_after(10):
+        guess(root, lambda name: load_trainer(name, REPO))
+
+
 def test_a_huge_tree_is_looked_at_in_a_moment(tmp_path: Path) -> None:
     root = tree(tmp_path / "p", {"train.py": "import lightning\n", ".venv/pyvenv.cfg": ""})
     for folder in ("data/a", "data/b", ".venv/lib"):
@@ -384,6 +471,21 @@ def test_names_cannot_end_a_comment_or_a_value(workdir: Path, tmp_path: Path) ->
     assert config["project"]["path"] == str(root)
     assert config["project"]["model"] == [evil.replace("[", "[[]").replace("*", "[*]") + "m.pt"]
     assert sorted(config) == ["project", "protect", "ramdisk"]
+
+
+def test_a_secret_in_a_source_is_neither_written_nor_printed(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_" + "aB3dE6gH9j" * 4
+    source = HUGGINGFACE + ARGPARSE + f'parser.add_argument("--output_dir", default="out-{secret}")\n'
+    source += f'model.save_pretrained("final-{secret}")\n'
+    tree(tmp_path / "written", {"train.py": source})
+    tree(tmp_path / "lying", {"train.py": TORCH, f"out/{secret}.pt": ""})
+    for name in ("written", "lying"):
+        monkeypatch.setattr(sys, "argv", ["ramtrain", "init", str(tmp_path / name)])
+        main()
+        assert secret not in (workdir / f"{name}.yaml").read_text() + capsys.readouterr().out
+    assert yaml.safe_load((workdir / "written.yaml").read_text())["project"]["model"] == ["final-*"]
 
 
 def test_a_path_that_is_no_utf8_is_the_same_in_the_config(workdir: Path, tmp_path: Path) -> None:
