@@ -37,8 +37,7 @@ from ramtrain.view import matcher
 _MOST_SHOWN = 3
 _MOST_NAMES = 10
 _INTERPRETER = re.compile(r"(python|pypy)[0-9.]*|bash|sh|dash")
-# After these no file is named.
-_NO_FILE = ("-c", "-m")
+_SCRIPT = re.compile(r"[^-].*\.(py|sh)", re.DOTALL)
 
 Row = tuple[str, str, str]
 
@@ -172,17 +171,15 @@ def _faults_in_brief(run: Run, workdir: Path, alike: set[object]) -> list[str]:
 
 
 def _check_command(run: Run) -> None:
-    """Check the project, and that the script is there that the command gives to an interpreter.
+    """Check the project, and that the script is there that the command gives to an interpreter before any options.
 
     Raises:
         RamTrainError: something is missing.
     """
     check_project(run)
-    program, *arguments = run.arguments(ram=str(run.project))
-    if not _INTERPRETER.fullmatch(Path(program).name):
-        return
-    first = next((argument for argument in arguments if argument in _NO_FILE or not argument.startswith("-")), "-c")
-    if first not in _NO_FILE and not (run.project / first).exists():
+    program, first, *_ = (*run.arguments(ram=str(run.project)), "")
+    is_script = _INTERPRETER.fullmatch(Path(program).name) and _SCRIPT.fullmatch(first)
+    if is_script and not (run.project / first).exists():
         raise RamTrainError(f"project.command: {first}: no such file in {run.project}, where the command is started.")
 
 

@@ -136,6 +136,16 @@ def test_init_keeps_a_config_that_is_there(ramtrain: Ramtrain, project: Path, wo
     assert (workdir / "its.yaml").read_text() == "mine\n"
 
 
+def test_init_of_a_folder_whose_name_is_no_utf8(ramtrain: Ramtrain, workdir: Path) -> None:
+    project = Path(os.fsdecode(b"p\xff"))
+    shutil.copytree(SMALL_PROJECT, project)
+    strict = ["env", "PYTHONIOENCODING=utf-8:strict", sys.executable, "-m", "ramtrain"]
+    ended = ramtrain("init", str(project), "--output", "its.yaml", program=strict)
+    assert ended.status == 0, ended.output
+    assert r"in \udcff" not in ended.output
+    assert r"/p\udcff, ran none of it" in ended.output
+
+
 @pytest.fixture
 def untouched(project: Path, workdir: Path) -> Iterator[None]:
     """Fail a test that changed anything in the project or the working directory, but for the config."""
@@ -242,6 +252,34 @@ def test_a_fault_is_told_as_train_tells_it(
     assert TRACEBACK not in ended.output
     for words in said:
         assert words in ended.output, ended.output
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    "command",
+    [["bash", "-lc", "python train.py"], ["python", "-W", "ignore", "train.py"], ["python", "-m", "nothing.py"]],
+    ids=" ".join,
+)
+def test_a_script_that_the_command_does_not_name_first_is_not_looked_for(
+    command: list[str], check: Callable[..., Ended], project: Path
+) -> None:
+    ended = check(small_config(project, **{"project.command": command}))
+    assert ended.status == 0, ended.output
+
+
+def test_what_an_adapters_look_finds_is_told_beside_all_else(
+    check: Callable[..., Ended], project: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "looking.yaml"
+    adapter.write_text("description: Looks first.\ncheck: [--check]\n")
+    command = ["sh", "-c", 'echo "no base model for $0" && exit 3', "anna"]
+    changes = {"project.trainer": str(adapter), "project.command": command, "train.gpus": 1, "guard.reserve": "100%"}
+    ended = check(small_config(project, **changes))
+    assert ended.status == 1
+    assert TRACEBACK not in ended.output
+    for words in ("no base model for anna", "its RAM disk does not fit in memory", "cannot be trained"):
+        assert words in ended.output, words
+    assert "Nothing is in the way" not in ended.output
 
 
 @pytest.mark.usefixtures("untouched")
