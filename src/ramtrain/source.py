@@ -14,6 +14,7 @@ from posixpath import dirname, join
 
 _MOST_BYTES = 512 << 10
 _DEEPEST = 12
+_LONGEST = 4096  # a path, on Linux
 # Names of variables, arguments and options for the folder that a training writes to.
 _OUTPUT = re.compile(
     r"(out|output|save|ckpt|checkpoint|result|run|work|exp|experiment|model|default_root|logging|log)s?_?"
@@ -170,7 +171,7 @@ class _Reader:
             self._add(self.source.written, name, self.glob_of(place), call.lineno)
 
     def _add(self, to: list[Named], name: str, value: str | None, line: int) -> None:
-        path = value and _in_project(value)
+        path = value and len(value) <= _LONGEST and _in_project(value)
         if path:
             to.append(Named(name, path, f"{self.source.path}:{line}"))
 
@@ -217,10 +218,11 @@ class _Reader:
         return None
 
     def _glob_of_name(self, name: str, depth: int) -> str | None:
-        """Return what a name stands for; it is looked for once, and not known within itself."""
+        """Return what a name stands for; it is looked for once, and not known within itself, nor longer than a path."""
         if name not in self.globs:
             self.globs[name] = None
-            self.globs[name] = self.glob_of(self.assigned.get(name), depth)
+            text = self.glob_of(self.assigned.get(name), depth)
+            self.globs[name] = text if len(text or "") <= _LONGEST else None
         return self.globs[name]
 
     def _glob_of_call(self, call: ast.Call, depth: int) -> str | None:

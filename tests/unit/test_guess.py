@@ -417,6 +417,13 @@ def test_names_within_themselves_take_a_moment(source: str, tmp_path: Path) -> N
         guess(root, lambda name: load_trainer(name, REPO))
 
 
+def test_names_of_names_stand_for_no_more_than_a_path_may_have(tmp_path: Path) -> None:
+    source = "".join(f"x{n} = f'" + f"{{x{n + 1}}}" * 40 + "x.pt'\n" for n in range(40))
+    root = tree(tmp_path / "p", {"train.py": source + "torch.save(m, x0)\ntorch.save(m, x9)\n" + MAIN})
+    found = guess(root, lambda name: load_trainer(name, REPO))
+    assert max(map(len, config_text(found, "p").splitlines())) < 3 * 4096
+
+
 def test_a_huge_tree_is_looked_at_in_a_moment(tmp_path: Path) -> None:
     root = tree(tmp_path / "p", {"train.py": "import lightning\n", ".venv/pyvenv.cfg": ""})
     for folder in ("data/a", "data/b", ".venv/lib"):
