@@ -244,7 +244,7 @@ def _resume_warnings(entry: Source, reached: Sequence[Source], adapter: Trainer,
 def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str], Trainer]) -> Guess:
     """Guess what is trained in an AllTalk folder: the newest of its data sets."""
     root = project.root
-    tables = sorted(root.glob("finetune/*/metadata_train.csv"))
+    tables = sorted(filter(os.path.isfile, root.glob("finetune/*/metadata_train.csv")))
     sets = [table.parent.name for table in sorted(tables, key=os.path.getmtime, reverse=True)]
     bases = sorted(folder.name for folder in root.glob("models/xtts/*") if _is_base(folder))
     warnings = []

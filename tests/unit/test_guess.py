@@ -120,6 +120,8 @@ def test_an_alltalk_folder_is_known(tmp_path: Path) -> None:
 def test_the_newest_data_set_of_alltalk_is_taken(tmp_path: Path) -> None:
     root = tree(tmp_path / "alltalk", {**ALLTALK, "finetune/zoe/metadata_train.csv": ""})
     os.utime(root / "finetune/zoe/metadata_train.csv", (1, 1))
+    (root / "finetune/gone").mkdir()
+    (root / "finetune/gone/metadata_train.csv").symlink_to("nowhere")
     found = guess(root, lambda name: load_trainer(name, REPO))
     assert "--project anna" in found.command
     assert "anna and zoe" in found.command_from
