@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import types
@@ -40,6 +41,7 @@ OPTIMIZERS = ("AdamW", "SGD", "RMSprop", "Adagrad", "Adam", "RAdam")
 WARM_RESTARTS = 4
 MULTI_STEP_RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3)
 SAMPLES_A_SECOND = 22050
+BOM = "\ufeff"
 CHECKPOINT = re.compile(r"(checkpoint|best_model)_([1-9][0-9]*)\.pth")
 
 
@@ -179,14 +181,30 @@ def _problems_of_project(name: str) -> Iterator[str]:
 def count_clips(table: Path) -> tuple[int, int]:
     """Return how many clips a table names, and how many of them are not there.
 
+    It is read as the training reads it, which knows quotation marks and no byte order mark.
+
     Raises:
         OSError, ValueError: it is not there, or not such a table.
     """
     with table.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="|"))
+        try:
+            rows = list(csv.DictReader(lines, delimiter="|"))
+        except csv.Error as error:
+            raise ValueError(f"{error}; maybe a quotation mark is not closed") from None
+    if rows and next(iter(rows[0])).startswith(BOM):
+        raise ValueError(f"it begins with a byte order mark; `{without_bom(table)}` takes it away")
     if rows and not {"audio_file", "text"} <= rows[0].keys():
         raise ValueError("its first line is not audio_file|text|speaker_name")
+    for row in rows:
+        swallowed = [field for field in row.values() if isinstance(field, str) and "|" in field and "\n" in field]
+        if swallowed:
+            raise ValueError(f"the quotation mark before {swallowed[0].splitlines()[0]!r} is not closed; take it out")
     return len(rows), sum(not (table.parent / (row["audio_file"] or "")).is_file() for row in rows)
+
+
+def without_bom(file: Path) -> str:
+    """Return the command that takes away what Windows may write before a text, and AllTalk cannot read."""
+    return rf"sed -i '1s/^\xEF\xBB\xBF//' {shlex.quote(str(file.absolute()))}"
 
 
 def _settle_base_model(options: argparse.Namespace) -> None:
@@ -221,10 +239,15 @@ def _settle_language(options: argparse.Namespace) -> None:
     """Take what the project says, as AllTalk does.
 
     Raises:
-        Refused: the command says something else.
+        Refused: the command says something else, or AllTalk could not read it.
     """
     file = Path("finetune", options.project, "lang.txt")
-    said = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    try:
+        said = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    except (OSError, ValueError) as error:
+        raise Refused(f"{file} cannot be read: {error}. It says the language, such as en, in plain text.") from None
+    if said.startswith(BOM):
+        raise Refused(f"{file} begins with a byte order mark; `{without_bom(file)}` takes it away.")
     if said and options.language not in (None, said):
         raise Refused(
             f"--language {options.language}: {file} says {said}, and AllTalk goes by that. Correct one of them."
@@ -302,7 +325,7 @@ def prepare_resuming(alltalk: types.ModuleType, folder: Path) -> bool:
         placeholder = folder / "best_model_0.pth"  # what it is there for is its name
         placeholder.unlink(missing_ok=True)
         placeholder.hardlink_to(newest)
-    latest_s = max(other.stat().st_mtime for other in folder.parent.iterdir())
+    latest_s = max(other.stat().st_mtime for other in folder.parent.iterdir() if other.is_dir())
     os.utime(folder, (latest_s + 1, latest_s + 1))
     compare_with(alltalk, read_checkpoint(best)["model_loss"] if best else None)
     return True
@@ -385,7 +408,8 @@ def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path)
     support = folder.parent.parent / "chkptandnorm"
     support.mkdir(exist_ok=True)
     for name in SUPPORT_FILES:  # after a power cut only the run folder is back
-        shutil.copy2(base / name, support / name)
+        if not ((support / name).is_file() and filecmp.cmp(base / name, support / name)):
+            shutil.copy2(base / name, support / name)
     before = _stamp(voice / "model.pth")
     said = alltalk.compact_custom_model(str(best), options.voice, "Overwrite existing files")
     if _stamp(voice / "model.pth") == before:
