@@ -34,6 +34,8 @@ def sha256(path: Path) -> str:
 class Trained(Workplace):
     """A workplace for a project of a real library: `project` is its folder, `whole` a copy for one go."""
 
+    patience_s = 300.0  # of large libraries the import alone takes half a minute beside other tests
+
     def __init__(self, workdir: Path, name: str, folder: Path, **changes: Any) -> None:
         self.project, self.whole = folder / name, folder / "whole"
         for copy in (self.project, self.whole):
@@ -58,9 +60,13 @@ class Trained(Workplace):
         """The model at home."""
         return self.results / "model"
 
-    def wait_for_another_checkpoint(self, within_s: float = 40.0) -> None:
+    def wait_for(self, pattern: str, within_s: float = patience_s) -> Path:
+        """Wait likewise, with more patience."""
+        return super().wait_for(pattern, within_s)
+
+    def wait_for_another_checkpoint(self) -> None:
         """Wait until one more checkpoint is durable."""
-        before, deadline = self._durable(), time.monotonic() + within_s
+        before, deadline = self._durable(), time.monotonic() + self.patience_s
         while not self._durable() - before:
             assert self.snakemake.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
@@ -80,7 +86,7 @@ class Trained(Workplace):
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=120,
+            timeout=self.patience_s,
         )
         assert done.returncode == 0, done.stdout
         return self.whole

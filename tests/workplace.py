@@ -92,6 +92,8 @@ def check_folder(folder: Path) -> None:
 class Workplace:
     """A working directory with a config, in which Snakemake is called as a user calls it."""
 
+    patience_s = 120.0
+
     def __init__(self, workdir: Path, config: dict[str, Any], run: str = RUN) -> None:
         self.workdir = workdir
         self.results = workdir / "results" / run
@@ -129,7 +131,7 @@ class Workplace:
             stdin=subprocess.DEVNULL,
             text=True,
             check=False,
-            timeout=120,
+            timeout=self.patience_s,
             env={**os.environ, "PAUSE_S": "0", **environment},
         )
 

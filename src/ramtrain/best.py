@@ -8,7 +8,7 @@ import glob
 import json
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,24 +21,26 @@ _RECALLED = ("GET", "BINGET", "LONG_BINGET")
 
 def globs_of_best(checkpoint: Checkpoint, products: Products, upper: Path) -> list[str]:
     """Return globs, in the project, of the best model so far; where a checkpoint names it, it lies beside that."""
-    names = list(_named(upper / checkpoint.path, products.best_named)) if products.best_named else []
+    names = _named(upper / checkpoint.path, products.best_named) if products.best_named else []
     return in_folder_of(checkpoint, [*products.best, *map(glob.escape, names)])
 
 
-def _named(path: Path, named: BestNamed) -> Iterator[str]:
-    """Yield the names that a checkpoint has for the best one; none, if it cannot be read or says none."""
+def _named(path: Path, named: BestNamed) -> list[str]:
+    """Return the names that a checkpoint has for the best one; none, if it cannot be read or says none."""
+    said: Iterable[Any] = ()
     with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
-        content = (path / named.file).read_bytes() if named.file else _pickle_of(path)
-        said = texts_after(content, named.key) if not named.file else [json.loads(content).get(named.key)]
-        for text in said:
-            if text and (name := PurePosixPath(text).name):
-                yield name
+        if named.file:
+            state = json.loads((path / named.file).read_bytes())
+            said = [state.get(named.key)] if isinstance(state, dict) else []
+        else:
+            said = list(texts_after(_pickle_of(path), named.key))
+    return [name for text in said if isinstance(text, str) and (name := PurePosixPath(text).name)]
 
 
 def _pickle_of(path: Path) -> bytes:
     """Return what PyTorch keeps beside the tensors of a checkpoint."""
     with zipfile.ZipFile(path) as archive:
-        return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+        return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
 
 
 def texts_after(pickle: bytes, key: str) -> Iterator[str]:

@@ -83,6 +83,7 @@ class Trainer:
     environment: Mapping[str, str]
     parameters: ParametersFile | None
     stop_signal: signal.Signals
+    stop_to: str
     grace_s: float
     progress: Mapping[str, re.Pattern[str]]
     resume: Resume | None
@@ -136,7 +137,8 @@ class Run:
     `parameters` are its values for the command, the seed among them, `listed` those that it was given in its row,
     `settings` the config's keys that its row sets; `config` has them in their place. `base_names` are those that the
     base of the trainer's parameters file has, None for any.
-    `python` is the interpreter that {python} stands for, `install` a folder that gets the model too, with placeholders.
+    `python` is the interpreter that {python} stands for, `install_pattern` a folder that gets the model too,
+    with its placeholders.
     The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have.
     """
 
@@ -147,7 +149,7 @@ class Run:
     base_names: frozenset[str] | None
     config: Mapping[str, Any]
     python: str
-    install: str | None
+    install_pattern: str | None
     environment: Mapping[str, str]
     project: Path
     command: tuple[str, ...]
@@ -218,10 +220,10 @@ class Run:
     @property
     def install_to(self) -> Path | None:
         """Return the folder that gets the model too, once it is at home; None if there is none."""
-        if self.install is None:
+        if self.install_pattern is None:
             return None
         values = {**self.parameters, "run": self.run}
-        (folder,) = fill_placeholders([self.install], values, "project.install_to")
+        (folder,) = fill_placeholders([self.install_pattern], values, "project.install_to")
         return _absolute(str(self.project / Path(folder).expanduser()))
 
     def _values(self, ram: str) -> dict[str, str]:
@@ -390,6 +392,7 @@ def load_trainer(name: str, home: Path) -> Trainer:
         environment=adapter["environment"],
         parameters=_read_parameters_file(adapter["parameters"], path),
         stop_signal=signal.Signals[adapter["stop"]["signal"]],
+        stop_to=adapter["stop"]["to"],
         grace_s=adapter["stop"]["grace_s"],
         progress=progress,
         resume=_read_resume_of(resume),
@@ -580,7 +583,7 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         base_names=base_names(folder, trainer.parameters) if trainer.parameters else None,
         config=config,
         python=_find_python(folder, project["python"], trainer.python),
-        install=project["install_to"],
+        install_pattern=project["install_to"],
         environment={name: as_text(value, f"train.environment.{name}") for name, value in train["environment"].items()},
         project=folder,
         command=command,
@@ -615,7 +618,11 @@ def _find_python(project: Path, python: str | None, places: Iterable[str]) -> st
     stays one: it tells Python where its packages are."""
     if python is not None:
         return str(project / Path(python).expanduser()) if "/" in python else python
-    return next((str(project / place) for place in places if os.access(project / place, os.X_OK)), "python")
+    return next((str(project / place) for place in places if _is_program(project / place)), "python")
+
+
+def _is_program(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
 
 
 def _run_of(row: Row, alike: Run) -> Run:

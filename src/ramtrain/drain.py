@@ -221,13 +221,14 @@ def bring_home(
         best = _best_models(checkpoint, products, view)
         also = [other.path for other in best if _has_same_content(other, checkpoint, upper)]
         others = [other for other in best if other.path not in also]
+        # First: a checkpoint that is durable is gone on with, and nobody would write an older best model again.
+        for other in others:
+            _bring_best_home(run, other, upper, about(), report, note)
         beside = {"also": also, "best": [shelf.name_of_best(other.path, other.saved_s) for other in others]}
         kept = commit_folder(
             {**sources, **logs}, folder, report, growing=logs.keys(), about=lambda: {**finish(), **beside}
         )
     note(checkpoint, kept)
-    for other in others:
-        _bring_best_home(run, other, upper, about(), report, note)
     return folder
 
 
@@ -269,6 +270,8 @@ def _bring_best_home(
     try:
         sources = {f"{shelf.IN_PROJECT}{name}": upper / name for name, _ in best.files}
         note(best, commit_folder(sources, folder, report, about=lambda: content))
+    except _Cancelled:
+        raise
     except Changed as reason:
         log.debug("run %s: dropped: %s", run, reason)
     except (OSError, RamTrainError) as error:

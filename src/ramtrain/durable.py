@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -175,7 +175,8 @@ def commit_folder(
     report: Callable[[int, int], None] = lambda files, size: None,
     growing: Container[str] = (),
     about: Callable[[], Mapping[str, Any]] = dict,
-    workplace: Path | None = None,
+    manifest: str = MANIFEST,
+    place: Path | None = None,
     disk: Disk = DISK,
 ) -> list[Kept]:
     """Bring `sources` home as `folder`, which is replaced as a whole once all of them are verified.
@@ -186,51 +187,49 @@ def commit_folder(
         report: called with the files and bytes that came on since the last call.
         growing: paths of logs, which are being appended to; what is there now is taken.
         about: called when all is copied; what it returns stands in the manifest, what it raises ends the commit.
-        workplace: a folder above on the same file system, in which the new one is made, if not beside the older one.
+        manifest: the manifest's name.
+        place: a path of the caller's own, on the same file system, beside which the new one is made, if not `folder`.
 
     Raises:
         Changed: a source changed meanwhile.
         RamTrainError: the disk gave back something else than what was written.
         OSError: whatever the disk says; nothing half-done is left under a final name.
     """
+    place = place or folder
     make_folders(folder.parent, disk)
-    sweep(folder, disk)
-    place = folder
-    if workplace:
-        place = workplace / "-".join(folder.relative_to(workplace).parts)
-        _sweep_partials(place, disk)
+    sweep(folder, disk, place)
     partial = _partial(place)
     disk.make_folder(partial)
     try:
         kept = _copy_verified(sources, partial, report, growing, disk)
-        manifest = partial / MANIFEST
-        while manifest.exists():  # a file of the trainer's own
-            manifest = manifest.with_name(f"ramtrain-{manifest.name}")
-        write_json(manifest, {**about(), "files": [asdict(file) for file in kept]}, disk)
+        listed = partial / manifest
+        while listed.exists():  # a file of the trainer's own
+            listed = listed.with_name(f"ramtrain-{listed.name}")
+        write_json(listed, {**about(), "files": [asdict(file) for file in kept]}, disk)
         for parent, _, _ in os.walk(partial):
             disk.sync_folder(Path(parent))
     except BaseException:
         _give_up(partial, disk)
         raise
-    _take_name(partial, folder, disk)
+    _take_name(partial, folder, place, disk)
     return kept
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
     """Return the manifest of a folder that `commit_folder` made, its `files` as `Kept`.
 
     Raises:
         RamTrainError: there is none that can be read, or a file is missing or has another size.
     """
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads((folder / manifest).read_text(encoding="utf-8"))
         content["files"] = [Kept(**file) for file in content["files"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RamTrainError(f"{folder}: its {MANIFEST} cannot be read: {error}") from None
+        raise RamTrainError(f"{folder}: its {manifest} cannot be read: {error}") from None
     for file in content["files"]:
         path = folder / file.path
         if not path.is_file() or path.stat().st_size != file.bytes:
-            raise RamTrainError(f"{path} is not the file of {file.bytes} bytes that {MANIFEST} names")
+            raise RamTrainError(f"{path} is not the file of {file.bytes} bytes that {manifest} names")
     return content
 
 
@@ -282,16 +281,18 @@ def fetch(folder: Path, file: Kept, target: Path, disk: Disk = DISK) -> None:
         raise
 
 
-def sweep(path: Path, disk: Disk = DISK) -> None:
-    """Clear what a killed commit to `path` left beside it; an older version it had moved aside takes its name."""
-    aside = _aside(path)
+def sweep(path: Path, disk: Disk = DISK, place: Path | None = None) -> None:
+    """Clear what a killed commit to `path` left beside it; an older version it had moved aside takes its name.
+
+    Args:
+        place: the path that it was made beside, if not `path`.
+    """
+    place = place or path
+    left, aside = list(place.parent.glob(_PARTIAL.format(glob.escape(_stem(place)), "????????"))), _aside(place)
     if aside.exists() and not path.exists():
         disk.rename(aside, path)
-    _sweep_partials(path, disk, [aside] if aside.exists() else [])
-
-
-def _sweep_partials(path: Path, disk: Disk, others: Sequence[Path] = ()) -> None:
-    left = [*path.parent.glob(_PARTIAL.format(glob.escape(_stem(path)), "????????")), *others]
+    elif aside.exists():
+        left.append(aside)
     if left:
         # Among them may be an older version whose successor took its name without its being synced.
         disk.sync_folder(path.parent)
@@ -373,15 +374,17 @@ def _give_up(partial: Path, disk: Disk) -> None:
 
 def _remove(path: Path, disk: Disk) -> None:
     """Delete a file or a folder of ours that has no final name, if it is there."""
-    if not path.is_dir():
-        if path.exists():
+    if path.is_symlink() or not path.is_dir():
+        if os.path.lexists(path):
             disk.unlink(path)
         return
     for parent, folders, names in os.walk(path, topdown=False):
-        for name in names:
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*names, *links):
             disk.unlink(Path(parent) / name)
         for name in folders:
-            disk.remove_folder(Path(parent) / name)
+            if name not in links:
+                disk.remove_folder(Path(parent) / name)
     disk.remove_folder(path)
 
 
@@ -495,7 +498,7 @@ def hash_from_disk(path: Path) -> tuple[int, str]:
     return size_bytes, digest.hexdigest()
 
 
-def _take_name(partial: Path, folder: Path, disk: Disk) -> None:
+def _take_name(partial: Path, folder: Path, place: Path, disk: Disk) -> None:
     """Give `partial` the name `folder`; what was there goes only once the new name is on the disk."""
     if not folder.exists():
         disk.rename(partial, folder)
@@ -507,7 +510,7 @@ def _take_name(partial: Path, folder: Path, disk: Disk) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # Where two names cannot be swapped (NFS) there is a moment with neither; `sweep` mends it.
-        partial, new = _aside(folder), partial
+        partial, new = _aside(place), partial
         disk.rename(folder, partial)
         try:
             disk.rename(new, folder)

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.git import DIFF
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.metrics import Metric, read_metrics
+from ramtrain.plain import one_line
 from ramtrain.progress import CopyProgress
 from ramtrain.ramdisk import Lease
 from ramtrain.series import series_of
@@ -157,7 +158,7 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
     """Return the real file for each path that the model's globs name."""
     found: dict[str, Path] = {}
     for pattern in products.model:
-        paths = _products(stage, view, [pattern])
+        paths = stage.products(view, pattern)
         if closed := [error for path, error in view.closed.items() if path.is_relative_to(view.layers[0])]:
             raise RamTrainError(
                 f"run {run}: project.model: {pattern!r} may name more than could be found: {closed[0]}. The RAM disk "
@@ -168,8 +169,10 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
             written = view.written(Path(stage.project))
             listed = "\n".join(f"  {name}" for name in written[:_MOST_NAMES]) or "  (nothing)"
             more = f"\n  and {len(written) - _MOST_NAMES} more" if len(written) > _MOST_NAMES else ""
+            before = view.glob([pattern])
+            what = f"nothing but what was there before, such as {one_line(before[0])}," if before else "nothing"
             raise RamTrainError(
-                f"run {run}: project.model: {pattern!r} matches nothing after training. The trainer wrote, in "
+                f"run {run}: project.model: {pattern!r} matches {what} after training. The trainer wrote, in "
                 f"{stage.layers[0]}:\n{listed}{more}\nThe RAM disk stays. Correct project.model in the config and type "
                 f"`{caller.command('train')}`: only the export is repeated."
             )
@@ -184,15 +187,15 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
                 f"`{caller.command('train')}`: only the export is repeated."
             ) from error
         found |= real
-    _warn_of_odd_model(run, stage, view, found.values())
+    if not any(map(stage.is_made, found)):
+        raise RamTrainError(
+            f"run {run}: project.model: the training has written none of these files, which were there before: "
+            f"{one_line(next(iter(found)))}{' and others' if len(found) > 1 else ''}. The RAM disk stays at "
+            f"{lease.folder}. Name what it writes, and type `{caller.command('train')}`: only the export is repeated."
+        )
+    if not any(file.stat().st_size for file in found.values()):
+        log.warning("run %s: the model is empty: %s of 0 bytes", run, pluralize(len(found), "file"))
     return _with_journals(view, found)
-
-
-def _warn_of_odd_model(run: str, stage: Stage, view: View, files: Collection[Path]) -> None:
-    if not any(view.is_of_training(file, Path(stage.project)) for file in files):
-        log.warning("run %s: the model was in the project before: this training has not written it", run)
-    if not any(file.stat().st_size for file in files):
-        log.warning("run %s: the model is empty: %s of 0 bytes", run, pluralize(len(files), "file"))
 
 
 def _with_journals(view: View, found: Mapping[str, Path]) -> dict[str, Path]:
@@ -210,19 +213,9 @@ def _is_database(path: Path) -> bool:
         return file.read(len(_SQLITE)) == _SQLITE
 
 
-def _products(stage: Stage, view: View, patterns: Iterable[str]) -> list[str]:
-    """Return the files that each glob names; if the trainer wrote some of them, those alone: beside them may lie what
-    earlier trainings have left in the project."""
-    found: set[str] = set()
-    for pattern in patterns:
-        matches = view.find([pattern])
-        written = stage.written([pattern]).keys() & matches.keys()
-        found.update(path for name in written or matches for path in matches[name])
-    return sorted(found)
-
-
 def _find_artifacts(run: str, products: Products, stage: Stage, view: View, leave_out: set[str]) -> dict[str, Path]:
-    paths = (path for path in _products(stage, view, products.artifacts) if path not in leave_out)
+    found = {path for pattern in products.artifacts for path in stage.products(view, pattern)}
+    paths = sorted(found - leave_out)
     return _with_journals(view, real_files(view, paths, f"run {run}: artifact"))
 
 

@@ -21,18 +21,19 @@ import psutil
 from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
-from ramtrain.durable import MANIFEST, read_manifest, write_bytes
+from ramtrain.durable import read_manifest, write_bytes
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import ram_root
 from ramtrain.view import matcher
 
 log = logging.getLogger(__name__)
 
-INSTALLED = "installed"
+# What a model that RamTrain has put somewhere is known by, and where it is made in a project.
+INSTALLED, WORKPLACE = ".ramtrain-installed.json", ".ramtrain"
 CACHE = "ramtrain-hashes.json"
 _MOST_INPUT_FILES = 10_000
 _MOST_INPUT_BYTES = 256 << 20
-_NO_INPUTS = (".git", "__pycache__")
+_NO_INPUTS = (".git", "__pycache__", WORKPLACE)
 # Of the training's time so far; larger files are hashed beside it.
 HASHING_SHARE = 0.1
 _CHUNK_BYTES = 1 << 20
@@ -150,7 +151,7 @@ def read_inputs(project: Path, cache: HashCache | None = None, only: Sequence[st
     entered = matcher(pattern.split("/")[0] for pattern in only or ["*"])
     found: list[tuple[int, str, os.stat_result]] = []
     for folder, names, entries in os.walk(project):
-        if MANIFEST in entries and is_installed(Path(folder)):
+        if INSTALLED in entries and is_installed(Path(folder)):
             # Our runs' models are no inputs of each other: what one installs does not end another's training.
             names[:] = []
             continue
@@ -223,10 +224,10 @@ def own_places(project: Path) -> list[str]:
 def is_installed(folder: Path) -> bool:
     """Whether the folder is a model of this working directory's runs that RamTrain has put there (`install`)."""
     try:
-        content = read_manifest(folder)
+        content = read_manifest(folder, INSTALLED)
     except RamTrainError:
         return False
-    return INSTALLED in content and content.get("workdir") == str(Path.cwd())
+    return content.get("workdir") == str(Path.cwd())
 
 
 def _join(prefix: str, name: str) -> str:

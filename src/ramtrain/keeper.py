@@ -28,6 +28,7 @@ import psutil
 from ramtrain.meter import ProcessWrites, own_writes
 from ramtrain.namespace import Overlay, mount_overlays
 from ramtrain.opened import written_by
+from ramtrain.packages import is_python
 from ramtrain.system import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
@@ -60,10 +61,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Stop:
-    """How to end the trainer: a signal to its process group, and seconds until all of it is killed."""
+    """How to end the trainer: a signal, to its process group or its Python program, and seconds until all of it is
+    killed."""
 
     signal: int
     grace_s: float
+    to: str = "group"
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,25 @@ def _wait(trainer: subprocess.Popen[bytes], orders: BinaryIO) -> bool:
                 watched = [process]
             deadline = time.monotonic() + stop.grace_s
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(trainer.pid, stop.signal)
+                send(trainer.pid, stop)
                 os.killpg(trainer.pid, signal.SIGCONT)  # the guard may have stopped it
+
+
+def send(pid: int, stop: Stop) -> None:
+    """Send a trainer the signal to end: to its whole process group; or to the Python program alone that it is, or that
+    a shell or another wrapper has started: the processes of that one, which load data, say, are its own to end.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    if stop.to == "python":
+        with contextlib.suppress(psutil.Error):
+            trainer = psutil.Process(pid)
+            for process in (trainer, *trainer.children(recursive=True)):  # parents come before their children
+                if is_python(Path(process.exe())):
+                    os.kill(process.pid, stop.signal)
+                    return
+    os.killpg(pid, stop.signal)
 
 
 def _end_leftovers() -> tuple[list[str], list[str]]:

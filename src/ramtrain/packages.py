@@ -84,6 +84,11 @@ def conda_packages(prefix: Path) -> dict[str, str]:
     return found
 
 
+def is_python(program: Path) -> bool:
+    """Whether a program is a Python, by its name."""
+    return bool(_PYTHON.fullmatch(program.name))
+
+
 def find_python(argv: Sequence[str], env: Mapping[str, str], cwd: Path, depth: int = 0) -> Path | None:
     """Return the Python that a command is run with, as far as its words and files tell.
 
@@ -94,7 +99,7 @@ def find_python(argv: Sequence[str], env: Mapping[str, str], cwd: Path, depth: i
     if program is None or depth > _MOST_WRAPPED:
         return None
     name = program.name
-    if _PYTHON.fullmatch(name):
+    if is_python(program):
         return program
     if name in _CONDAS and "run" in argv[1:3]:
         return _of_conda(argv[argv.index("run") + 1 :], program, env, cwd)
@@ -139,7 +144,7 @@ def _of_script(program: Path, env: Mapping[str, str], cwd: Path, depth: int) -> 
         return find_python([os.fsdecode(match[1].strip(b'"'))], env, cwd, depth + 1)
     if Path(interpreter).name == "env":
         return find_python([interpreter, *shlex.split(argument)], env, cwd, depth + 1)
-    return find_python([interpreter], env, cwd, depth + 1) if _PYTHON.fullmatch(Path(interpreter).name) else None
+    return find_python([interpreter], env, cwd, depth + 1) if is_python(Path(interpreter)) else None
 
 
 def _of_conda(arguments: Sequence[str], program: Path, env: Mapping[str, str], cwd: Path) -> Path | None:

@@ -115,7 +115,7 @@ def whole_model(lease: Lease, stage: Stage, begun: Begun) -> dict[str, Path]:
     view = stage.view()
     found: dict[str, Path] = {}
     for pattern in begun.products.model:
-        files = real_files(view, view.glob([pattern]), f"run {lease.run}:")
+        files = real_files(view, stage.products(view, pattern), f"run {lease.run}:")
         if not files or view.closed or not all(is_whole_file(file) for file in files.values()):
             return {}
         found |= files

@@ -96,7 +96,7 @@ def messages(
 
 def workflow_home(snakemake: Any) -> Path:
     """Return the folder that holds the Snakefile, from a script in its folder `scripts`."""
-    return Path(snakemake.scriptdir).parent
+    return Path(snakemake.scriptdir).resolve().parent
 
 
 class _Formatter(logging.Formatter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -30,12 +32,14 @@ from ramtrain.sighting import SIGHTING
 from ramtrain.spill import remove_spilled, spill_folder
 from ramtrain.system import mounts
 from ramtrain.tree import Item, copy_items, scan
-from ramtrain.view import View, matcher
+from ramtrain.view import View, matcher, split_pattern
 
 log = logging.getLogger(__name__)
 
 _STAGE = ".stage.json"
 _BEGUN = "begun.json"
+# How much coarser than the clock the times of files are.
+_CLOCK_S = 0.02
 
 T = TypeVar("T")
 
@@ -84,6 +88,32 @@ class Stage:
                 if any(upper.is_written(file, Path(self.project)) for file in files):
                     found[path] = files
         return found
+
+    def products(self, view: View, pattern: str) -> list[str]:
+        """Return the files that a glob names and the training made, with all of a folder that it made some of.
+
+        Where it made none of them: what a name without wildcards names; and what a glob names in folders that the
+        training made nothing in, such as a tokenizer's. Otherwise it is what earlier trainings have left.
+        """
+        found = view.find([pattern])
+        literal, rest = split_pattern(pattern)
+        made = [path for path, files in found.items() if any(map(self.is_made, files))]
+        if not made and rest and any(map(self.is_made, View([Path(self.layers[0])]).glob([literal or "**"]))):
+            return []
+        return sorted({file for path in made or found for file in found[path]})
+
+    def is_made(self, path: str) -> bool:
+        """Whether a file of the project is one that the training made, or wrote to."""
+        upper = Path(self.layers[0])
+        try:
+            status = (upper / path).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if self.method != "copy":
+            return True
+        # A copy that keeps its original's time (cp -p) is told by the time that nobody can set.
+        ended_s = datetime.fromisoformat(self.ended).timestamp() if self.ended else math.inf
+        return View([upper]).is_written(path, Path(self.project)) or status.st_ctime > ended_s + _CLOCK_S
 
     def view(self) -> View:
         """Return the project as the trainer sees it."""

@@ -441,7 +441,7 @@ class _Watch:
         if self.stopped_by:
             stop = Stop(signal.SIGKILL, 0.0)
         else:
-            stop = Stop(self.run.trainer.stop_signal, grace_s)
+            stop = Stop(self.run.trainer.stop_signal, grace_s, self.run.trainer.stop_to)
             log.warning(
                 "run %s: %s: the trainer is sent %s and has %g s to end",
                 self.run.run,

@@ -91,7 +91,14 @@ def run_beside(
         given_file.seek(0)
         try:
             process = subprocess.Popen(
-                argv, env=env, cwd=cwd, stdin=given_file, stdout=subprocess.PIPE, stderr=said, bufsize=0
+                argv,
+                env=env,
+                cwd=cwd,
+                stdin=given_file,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                bufsize=0,
+                process_group=0,  # a Ctrl-C is not meant for it
             )
         except OSError as error:
             raise CommandError(f"{argv[0]}: {error.strerror}") from error

@@ -58,7 +58,7 @@ class View:
         """Return the files of each file or folder that the patterns name, by its path."""
         found: dict[str, list[str]] = {}
         for pattern in patterns:
-            literal, rest = _split_pattern(pattern)
+            literal, rest = split_pattern(pattern)
             if not rest:
                 if self._exists(literal):
                     found[literal] = self._files_of(literal)
@@ -267,7 +267,7 @@ def _parts(pattern: str) -> list[str]:
     return [part for part in pattern.split("/") if part not in ("", ".")]
 
 
-def _split_pattern(pattern: str) -> tuple[str, str]:
+def split_pattern(pattern: str) -> tuple[str, str]:
     """Split a glob into its leading folders without wildcards and the rest."""
     parts = _parts(pattern)
     magic = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), len(parts))

@@ -49,7 +49,7 @@ def test_it_is_killed_goes_on_and_comes_home(trained: Callable[..., Trained]) ->
     newest = max(checkpoints(place.upper / "out"))
     shutil.copytree(place.upper / f"out/checkpoint-{newest}", place.upper / f"out/checkpoint-{newest + 8}")
     (place.upper / f"out/checkpoint-{newest + 8}/trainer_state.json").unlink()
-    place.start(PAUSE_S)
+    place.start(3 * PAUSE_S)
     place.wait_for_another_checkpoint()
     assert f"checkpoint-{newest + 8} was cut short" in place.said()
     assert f"going on from out/checkpoint-{newest}, which is still in RAM" in place.said()

@@ -158,6 +158,30 @@ def test_a_folder_is_whole_when_each_of_its_files_is(
     assert tells_its_end(checkpoint, tmp_path) == tells
 
 
+@pytest.mark.parametrize(
+    ("last", "whole"),
+    [
+        ({"x/state.json": b'{"step": 1}'}, True),
+        ({"x/state.json": b'{"step": 1'}, False),
+        ({"x/state.json": b""}, False),
+        ({}, False),
+        ({"x/sub/state.json": b"{}"}, False),
+    ],
+    ids=["there", "cut short", "empty", "missing", "another folder's"],
+)
+def test_a_folder_is_whole_with_what_is_written_last(last: dict[str, bytes], whole: bool, tmp_path: Path) -> None:
+    write(tmp_path, {"x/model.safetensors": SAFE, **last})
+    (checkpoint,) = find_checkpoints(stage_of(tmp_path / "project", tmp_path), ["x*"])
+    assert is_whole(checkpoint, tmp_path, ["state.json"]) == whole
+    assert tells_its_end(checkpoint, tmp_path, ["state.json"]) == whole
+
+
+def test_a_file_needs_nothing_that_is_written_last(tmp_path: Path) -> None:
+    write(tmp_path, {"x.pth": PYTORCH})
+    (checkpoint,) = find_checkpoints(stage_of(tmp_path / "project", tmp_path), ["x*"])
+    assert is_whole(checkpoint, tmp_path, ["state.json"])
+
+
 def test_one_that_is_gone_is_not_whole(tmp_path: Path) -> None:
     write(tmp_path, {"x.pth": PYTORCH})
     (checkpoint,) = find_checkpoints(stage_of(tmp_path / "project", tmp_path), ["x*"])

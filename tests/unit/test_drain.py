@@ -622,6 +622,25 @@ def test_one_that_does_not_tell_its_end_has_to_hold_still_for_a_while(
     assert version_of(place.on_disk[0].folder / shelf.IN_PROJECT / name) == 9
 
 
+def test_the_best_model_is_at_home_before_the_checkpoint_that_goes_on_from_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in between, the checkpoint before it is gone on with, and its best model is still there."""
+    place.write("out/best_model.pth", zipped(1))
+    place.write("out/ck_2.pth", zipped(2))
+    products = replace(place.run.products, best=("best_model.pth",))
+    made: list[str] = []
+    rename = durable.DISK.rename
+
+    def note_and_rename(source: Path, target: Path) -> None:
+        made.append(target.name)
+        rename(source, target)
+
+    monkeypatch.setattr(durable.DISK, "rename", note_and_rename)
+    keep(replace(place, run=replace(place.run, products=products)), "out/ck_2.pth")
+    assert [name.rpartition("-")[2] for name in made if name.endswith(".pth")] == ["best_model.pth", "ck_2.pth"]
+
+
 def test_a_copy_under_another_name_is_not_brought_home_again(place: Place) -> None:
     with at_work(place.drain()) as drain:
         numbered = place.write("out/best_model_64.pth", zipped(1))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from ramtrain.clock import stamp
 from ramtrain.config import Products
 from ramtrain.errors import RamTrainError
 from ramtrain.export import find_model
@@ -16,7 +20,7 @@ from ramtrain.ramdisk import Lease, remove_tree
 from ramtrain.staging import Stage
 from ramtrain.view import View
 
-NO_LEASE = cast(Lease, None)  # only the messages name it
+LEASE = cast(Lease, SimpleNamespace(folder="/dev/shm/x"))  # only the messages name it
 
 
 @pytest.fixture
@@ -39,32 +43,61 @@ def stage(tmp_path: Path) -> Stage:
         ("voices/*/**", ["voices/anna/model.pth", "voices/anna/wavs/1.wav"]),
         ("voices/*", ["voices/anna/model.pth", "voices/anna/wavs/1.wav"]),
         ("**/model.pth", ["voices/anna/model.pth"]),
-        ("voices/base/model.pth", ["voices/base/model.pth"]),
+        ("voices/base/config.json", ["voices/base/config.json"]),
         ("tokenizer/*.json", ["tokenizer/a.json"]),
-        ("**/*.json", ["tokenizer/a.json", "voices/base/config.json"]),
     ],
 )
 def test_of_what_a_glob_names_that_is_taken_which_the_training_wrote(
     pattern: str, names: list[str], stage: Stage
 ) -> None:
-    products = Products(model=(pattern,), artifacts=(), checkpoints=(), companions=(), best=(), logs=())
-    assert sorted(find_model("run", products, NO_LEASE, stage, stage.view())) == names
+    found = find_model("run", products("voices/anna/model.pth", pattern), LEASE, stage, stage.view())
+    assert found.keys() == {"voices/anna/model.pth", *names}
+
+
+@pytest.mark.parametrize("pattern", ["voices/*/config.json", "**/*.json", "voices/base/*"])
+def test_what_earlier_trainings_have_left_does_not_pass_for_a_new_model(pattern: str, stage: Stage) -> None:
+    """A Coqui Trainer whose loss is no number writes no best model, but to its output folder all the same."""
+    if pattern == "voices/base/*":
+        Path(stage.layers[0], "voices/base").mkdir()
+        Path(stage.layers[0], "voices/base/log.bin").touch()
+        pattern = "voices/base/*.json"
+    with pytest.raises(RamTrainError, match=r"matches nothing but what was there before, such as .*(a|config)\.json"):
+        find_model("run", products("voices/anna/model.pth", pattern), LEASE, stage, stage.view())
+
+
+def test_what_was_written_again_as_it_was_belongs_to_the_model(stage: Stage) -> None:
+    """`cp -p` of a file that an earlier training has copied there leaves its size and time as they were."""
+    project, upper = Path(stage.project), Path(stage.layers[0])
+    (upper / "voices/base").mkdir()
+    shutil.copy2(project / "voices/base/config.json", upper / "voices/base/config.json")
+    (upper / "voices/base/model.pth").write_text("new")
+    wanted = {"voices/base/config.json", "voices/base/model.pth"}
+    assert find_model("run", products("voices/base/*"), LEASE, stage, stage.view()).keys() == wanted
+    place, ended = str(upper), stamp()
+    copied = replace(stage, method="copy", ram=place, cwd=place, layers=[place], ended=ended)
+    shutil.copytree(project / "tokenizer", upper / "tokenizer")
+    in_copy = replace(copied, ended=stamp(time.time() + 1))
+    assert not in_copy.is_made("tokenizer/a.json"), "it was copied there by RamTrain"
+    time.sleep(0.05)
+    shutil.copy2(project / "voices/base/config.json", upper / "voices/base/config.json")
+    assert copied.is_made("voices/base/config.json")
 
 
 def products(*model: str) -> Products:
     return Products(model=model, artifacts=(), checkpoints=(), companions=(), best=(), logs=())
 
 
-def test_a_model_that_the_training_has_not_written_or_that_is_empty_is_told_of(
+def test_a_model_that_the_training_has_not_written_is_none_and_one_that_is_empty_is_told_of(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    find_model("run", products("voices/base/model.pth"), NO_LEASE, stage, stage.view())
-    assert "run run: the model was in the project before: this training has not written it" in caplog.text
-    caplog.clear()
+    with pytest.raises(
+        RamTrainError, match=r"has written none of these files, .*: voices/base/model.pth\. The RAM disk"
+    ):
+        find_model("run", products("voices/base/model.pth"), LEASE, stage, stage.view())
     Path(stage.layers[0], "voices/anna/model.pth").write_bytes(b"")
-    find_model("run", products("voices/base/model.pth", "voices/anna/model.pth"), NO_LEASE, stage, stage.view())
+    find_model("run", products("voices/base/model.pth", "voices/anna/model.pth"), LEASE, stage, stage.view())
     assert not caplog.text, "a part of it is new, and a part not empty"
-    find_model("run", products("voices/anna/model.pth"), NO_LEASE, stage, stage.view())
+    find_model("run", products("voices/anna/model.pth"), LEASE, stage, stage.view())
     assert "run run: the model is empty: 1 file of 0 bytes" in caplog.text
 
 
@@ -74,7 +107,7 @@ def test_to_a_database_belongs_what_is_in_its_wal_alone(model: str, stage: Stage
     (folder / "log [1].db").write_bytes(b"SQLite format 3\0".ljust(4096, b"\0"))
     for name in ("log [1].db-wal", "log [1].db-journal", "model.pth-wal"):
         (folder / name).write_bytes(b"x" * 512)
-    found = find_model("run", products(model.replace("[1]", "[[]1]")), NO_LEASE, stage, stage.view())
+    found = find_model("run", products(model.replace("[1]", "[[]1]")), LEASE, stage, stage.view())
     assert {path for path in found if "log" in path} == {
         f"voices/anna/log [1].db{end}" for end in ("", "-wal", "-journal")
     }
@@ -92,12 +125,11 @@ def test_a_part_that_cannot_be_looked_into_refuses_the_model(stage: Stage) -> No
         Path("model.pth").touch()
     finally:
         os.chdir(top)
-    lease = cast(Lease, SimpleNamespace(folder="/dev/shm/x"))
     with pytest.raises(
         RamTrainError, match=r"'\*\*/model.pth' may name more than could be found: .*File name too long"
     ):
-        find_model("run", products("**/model.pth"), lease, stage, stage.view())
-    assert list(find_model("run", products("voices/anna/*"), lease, stage, stage.view())), "elsewhere it is no matter"
+        find_model("run", products("**/model.pth"), LEASE, stage, stage.view())
+    assert list(find_model("run", products("voices/anna/*"), LEASE, stage, stage.view())), "elsewhere it is no matter"
     remove_tree(Path(stage.layers[0]))
     assert not Path(stage.layers[0]).exists(), "such a folder can be deleted"
 
@@ -109,9 +141,8 @@ def test_so_does_a_folder_that_is_closed(mode: int, stage: Stage) -> None:
     closed.mkdir()
     (closed / "model.pth").touch()
     closed.chmod(mode)
-    lease = cast(Lease, SimpleNamespace(folder="/dev/shm/x"))
     with pytest.raises(RamTrainError, match=r"may name more than could be found: .*Permission denied"):
-        find_model("run", products("**/model.pth"), lease, stage, stage.view())
+        find_model("run", products("**/model.pth"), LEASE, stage, stage.view())
     assert stage.written(["**/model.pth"]), "a drain sees what it can see"
     with pytest.raises(PermissionError):
         View([Path(stage.layers[0])]).written(Path(stage.project))

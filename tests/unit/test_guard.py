@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from conftest import REPO, needs_root, small_config
 
 from ramtrain import guard
-from ramtrain.config import complete_config, load_runs
+from ramtrain.config import BestNamed, complete_config, load_runs
 from ramtrain.drain import Drain
 from ramtrain.guard import Action, BackOff, Fill, Guard, Guarded
 from ramtrain.lease import SHM, used_in
@@ -245,6 +246,18 @@ def test_what_is_pruned_may_be_closed_to_writing(guarding: Callable[..., Guard])
         closed.chmod(0o555)
     assert found._prune(1, "it is a test")
     assert not folder.exists()
+
+
+def test_the_best_one_that_the_newest_names_is_not_pruned(guarding: Callable[..., Guard]) -> None:
+    found = guarding(**GLOBS)
+    products = replace(found.run.products, best_named=BestNamed("", "best_model_path"))
+    found.run = replace(found.run, products=products)
+    newest = Path(found.stage.ram, "out/ck_6.pth")
+    saved = newest.stat()
+    with zipfile.ZipFile(newest, "w") as archive:
+        archive.writestr("ck_6/data.pkl", pickle.dumps({"best_model_path": "/somewhere/out/ck_2.pth"}))
+    os.utime(newest, ns=(saved.st_atime_ns, saved.st_mtime_ns))
+    assert pruned(found) == [f"out/ck_{number}.pth" for number in (1, 3, 4, 5)]
 
 
 def test_what_a_training_may_have_to_go_on_from_is_not_pruned(guarding: Callable[..., Guard]) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from conftest import REPO, small_config
 
+from ramtrain import durable
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.durable import MANIFEST, Kept, hash_from_disk
 from ramtrain.errors import RamTrainError
-from ramtrain.inputs import read_inputs
+from ramtrain.inputs import INSTALLED, WORKPLACE, read_inputs
 from ramtrain.install import check_install, install
 from ramtrain.shelf import home
 
@@ -53,8 +54,8 @@ def test_what_is_half_done_lies_beside_no_other_model(
     """AllTalk takes any folder beside its models for one, and refuses all of them where one is not complete."""
     seen = []
 
-    def cut_off(partial: Path, folder: Path, disk: Any) -> None:
-        seen.append((sorted(os.listdir(project / "voices")), partial.parent))
+    def cut_off(partial: Path, *arguments: Any) -> None:
+        seen.append((os.listdir(project / "voices"), partial.parent))
         raise KeyboardInterrupt
 
     run = a_run(project)
@@ -64,11 +65,59 @@ def test_what_is_half_done_lies_beside_no_other_model(
         patched.setattr("ramtrain.durable._give_up", lambda partial, disk: None)  # as after a kill -9
         with pytest.raises(KeyboardInterrupt):
             install(run, model)
-    assert seen == [([], project)]
-    assert len(list(project.glob(".voices-anna.*"))) == 1
+    workplace = project / WORKPLACE
+    assert seen == [([], workplace)]
+    assert workplace.stat().st_mode & 0o777 == 0o700
+    assert len(os.listdir(workplace)) == 1
+    before = read_inputs(project).digests
     install(run, model)
-    assert sorted(os.listdir(project / "voices")) == ["anna"]
-    assert not list(project.glob(".*.partial"))
+    assert os.listdir(project / "voices") == ["anna"]
+    assert not workplace.exists()
+    assert read_inputs(project).digests == before
+
+
+def test_nothing_is_deleted_through_a_link_that_somebody_planted(project: Path, workdir: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    run = a_run(project)
+    (project / WORKPLACE).symlink_to(precious)
+    with pytest.raises(RamTrainError, match="was not made by you"):
+        install(run, trained(run))
+    (project / WORKPLACE).unlink()
+    (project / "voices").mkdir(exist_ok=True)
+    (project / "voices/.anna.01234567.partial").symlink_to(precious)
+    (project / "voices/.anna.aside").mkdir()
+    install(run, trained(run))
+    assert (precious / "file").exists()
+    assert sorted(os.listdir(project / "voices")) == [".anna.01234567.partial", ".anna.aside", "anna"]
+
+
+def test_what_is_put_there_while_it_is_copied_is_not_lost(
+    project: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, copied = a_run(project), durable._copy_verified
+    install(run, trained(run))
+
+    def slowly(*arguments: Any) -> list[Kept]:
+        (project / "voices/anna/notes.txt").write_text("mine")
+        return copied(*arguments)
+
+    monkeypatch.setattr("ramtrain.durable._copy_verified", slowly)
+    with pytest.raises(RamTrainError, match=r"notes\.txt is not as RamTrain put it there"):
+        install(run, trained(run, b"new"))
+    assert (project / "voices/anna/notes.txt").read_text() == "mine"
+    assert (project / "voices/anna/model.pth").read_bytes() == b"model"
+
+
+def test_a_model_may_have_a_manifest_of_its_own(project: Path, workdir: Path) -> None:
+    run = a_run(project)
+    for content in (b"one", b"two"):
+        model = trained(run, content)
+        (home(run.run) / "model" / MANIFEST).write_bytes(content)
+        model.append(Kept(f"model/{MANIFEST}", *hash_from_disk(home(run.run) / "model" / MANIFEST)))
+        install(run, model)
+        assert (project / "voices/anna" / MANIFEST).read_bytes() == content
 
 
 def test_nothing_is_put_anywhere_unless_it_is_asked_for(project: Path, workdir: Path) -> None:
@@ -86,12 +135,12 @@ def _somebody_elses(folder: Path) -> None:
 
 
 def _of_another_folder(folder: Path) -> None:
-    manifest = folder / MANIFEST
+    manifest = folder / INSTALLED
     manifest.write_text(manifest.read_text().replace('"workdir": "', '"workdir": "/elsewhere'))
 
 
 def _of_another_run(folder: Path) -> None:
-    manifest = folder / MANIFEST
+    manifest = folder / INSTALLED
     manifest.write_text(manifest.read_text().replace('"run": "anna"', '"run": "bert"'))
 
 
@@ -106,9 +155,11 @@ def _a_link(folder: Path) -> None:
         (lambda folder: (folder / "notes.txt").write_text("mine"), "notes.txt is not as RamTrain put it there"),
         (lambda folder: (folder / "model.pth").write_bytes(b"MODEL"), "model.pth is not as RamTrain put it there"),
         (lambda folder: (folder / "model.pth").unlink(), "is there already, and is of no run of this working"),
-        (lambda folder: (folder / MANIFEST).unlink(), "is there already, and is of no run of this working"),
+        (lambda folder: (folder / INSTALLED).unlink(), "is there already, and is of no run of this working"),
         (_of_another_folder, "is there already, and is of no run of this working directory. Name another folder"),
         (_of_another_run, "holds the model of run bert. Name another folder"),
+        (lambda folder: (folder / "best").symlink_to("wavs"), "best is not as RamTrain put it there"),
+        (lambda folder: (folder / "empty").mkdir(), "empty is not as RamTrain put it there"),
         (_a_link, "is there already, and is of no run of this working directory"),
     ],
 )
@@ -174,6 +225,6 @@ def test_what_is_installed_does_not_change_another_training(project: Path, workd
     run = a_run(project)
     install(run, trained(run))
     assert read_inputs(project).digests == before.digests
-    manifest = json.loads((project / "voices/anna" / MANIFEST).read_text())
-    (project / "voices/anna" / MANIFEST).write_text(json.dumps({**manifest, "workdir": "/elsewhere"}))
+    manifest = json.loads((project / "voices/anna" / INSTALLED).read_text())
+    (project / "voices/anna" / INSTALLED).write_text(json.dumps({**manifest, "workdir": "/elsewhere"}))
     assert read_inputs(project).digests != before.digests, "of another working directory it is an input like any other"

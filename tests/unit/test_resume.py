@@ -856,6 +856,45 @@ def test_a_checkpoint_that_is_the_best_model_itself_comes_back_once_and_alone(pl
     assert first_step() == ["best_model_7.pth"]
 
 
+def test_a_folder_comes_back_with_the_best_one_that_it_names(place: Place) -> None:
+    """As Hugging Face's Trainer has them: the best one of many, which only the newest one knows."""
+    place.run = a_run(place.run.project, **{"project.trainer": "huggingface"})
+
+    def save(step: int, best: int) -> None:
+        state = {"global_step": step, "best_model_checkpoint": f"out/checkpoint-{best}"}
+        for name, content in {"optimizer.pt": b"x", "trainer_state.json": json.dumps(state).encode()}.items():
+            path = place.write(f"out/checkpoint-{step}/{name}", content)
+            os.utime(path, (NEWEST_S - 100 + step,) * 2)
+        (found,) = find_checkpoints(place.stage, [f"out/checkpoint-{step}"])
+        make_durable(place.run.run, place.lease, place.stage, Begun(place.mine, place.run.products), found, {})
+        shelf.prune(place.run.run, place.mine, keep=1)
+
+    def after_a_reboot() -> list[str]:
+        place.reboot()
+        (newest,) = durable_checkpoints(place.run.run)
+        assert next(place.ladder().steps()) == ["--resume_from_checkpoint", newest.checkpoint]
+        return sorted(path.name for path in (place.ram / "out").iterdir())
+
+    save(1, best=1)
+    assert after_a_reboot() == ["checkpoint-1"]
+    save(2, best=2)
+    save(3, best=2)
+    save(4, best=2)
+    assert after_a_reboot() == ["checkpoint-2", "checkpoint-4"]
+    assert [best.checkpoint for best in shelf.best_models(place.run.run)] == ["out/checkpoint-2"], "written once"
+    save(5, best=5)
+    assert after_a_reboot() == ["checkpoint-5"], "the best of before is no more"
+
+
+def test_a_folder_without_the_file_that_is_written_last_is_out_of_the_trainer_s_sight(place: Place) -> None:
+    place.run = a_run(place.run.project, **{"project.trainer": "huggingface"})
+    for name in ("checkpoint-1/trainer_state.json", "checkpoint-1/optimizer.pt", "checkpoint-2/optimizer.pt"):
+        place.write(f"out/{name}")
+    place.begin()
+    assert next(place.ladder().steps()) == ["--resume_from_checkpoint", "out/checkpoint-1"]
+    assert sorted(path.name for path in (place.ram / "out").iterdir()) == ["checkpoint-1", "checkpoint-2.incomplete"]
+
+
 def test_a_sighting_that_cannot_be_read_is_none(place: Place) -> None:
     path = Path(place.lease.state) / SIGHTING
     for content in ("", "{", "[]", "{}", '{"seen_s": 1}'):

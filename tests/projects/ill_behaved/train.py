@@ -209,10 +209,10 @@ def leave_a_trainer() -> None:
 
 def heed_no_signal() -> None:
     """Ignore all that asks it to end, with a child in a session of its own that does likewise."""
-    if os.fork() == 0:
-        os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
     (OUT / f"deaf-{os.getpid()}").touch()
     time.sleep(600)
 

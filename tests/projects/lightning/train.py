@@ -61,9 +61,14 @@ def main() -> None:
     arguments = parser.parse_args()
     L.seed_everything(arguments.seed)
     train, val = points(32), points(64)
-    best = ModelCheckpoint(dirpath="checkpoints", monitor="val_loss", save_last=True)
+    # With `monitor` alone Lightning saves, `save_last` or not, only when that has become better.
+    best = ModelCheckpoint(dirpath="checkpoints", filename="best-{epoch}", monitor="val_loss")
+    newest = ModelCheckpoint(dirpath="checkpoints", filename="newest-{epoch}")
     trainer = L.Trainer(
-        max_epochs=arguments.max_epochs, callbacks=[best, TQDMProgressBar()], logger=CSVLogger("."), log_every_n_steps=4
+        max_epochs=arguments.max_epochs,
+        callbacks=[best, newest, TQDMProgressBar()],
+        logger=CSVLogger("."),
+        log_every_n_steps=4,
     )
     model = Classifier()
     loaders = DataLoader(train, batch_size=4, shuffle=True), DataLoader(val, batch_size=64)
