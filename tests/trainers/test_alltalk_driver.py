@@ -101,7 +101,8 @@ ANNA = ["--project", "anna"]
         (without(f"{BASE}/dvae.pth", f"{BASE}/vocab.json"), ANNA, "xttsv2_2.0.3 lacks vocab.json, dvae.pth."),
         (without("models"), ANNA, "models/xtts: no complete base model. Download it in AllTalk"),
         (with_copy(BASE, "models/xtts/other"), ANNA, "name one with --base-model: other, xttsv2_2.0.3."),
-        (without("finetune/anna/metadata_train.csv"), ANNA, "metadata_train.csv cannot be read: "),
+        (without(TABLE), ANNA, f"{TABLE} is missing. AllTalk makes it on its page, Step 1.\n"),
+        (nothing, [*ANNA, "--epoch", "7"], "unrecognized arguments: --epoch 7. `python "),
         (with_text(TABLE, HEADER), ANNA, "metadata_eval.csv names no clips"),
         (with_text(TABLE, "a|b\n1|2\n"), ANNA, "its first line is not audio_file|text"),
         (
@@ -149,7 +150,8 @@ def test_all_that_is_wrong_is_said_at_once(made: Path, alltalk: Path) -> None:
 def test_another_python_is_refused(alltalk: Path) -> None:
     python = [sys.executable, "-I", "-S", str(DRIVER)]
     ended = subprocess.run([*python, *ANNA, "--check"], cwd=alltalk, capture_output=True, text=True, check=False)
-    assert "is not the Python that AllTalk runs in: it has no torch, trainer, TTS, gradio." in ended.stderr
+    assert ended.stderr.startswith(f"There is no {ENVIRONMENT}/bin/python, which AllTalk's setup makes, and ")
+    assert f"{sys.executable} is not the Python that AllTalk runs in: it has no torch, trainer, TTS" in ended.stderr
     assert ended.returncode == 1
 
 
@@ -159,8 +161,8 @@ def test_a_check_that_is_passed_says_what_there_is_and_writes_nothing(made: Path
     ended = drive(made, alltalk, *ANNA, "--check", PYTHONPROFILEIMPORTTIME="1")
     assert ended.returncode == 0, ended.stdout
     assert (
-        "AllTalk's project anna: 8 of 9 clips in metadata_train.csv, 3 of 3 clips in metadata_eval.csv; language en; "
-        f"base model {BASE}." in ended.stdout
+        f"AllTalk's project anna: language en; base model {BASE}.\n  metadata_train.csv: 8 of 9 clips; the others are "
+        "left out: there is no wavs/clip_00000003.wav, say.\n  metadata_eval.csv: 3 of 3 clips.\n" in ended.stdout
     )
     assert "| torch\n" not in ended.stdout
     assert contents(alltalk) == before
@@ -178,7 +180,16 @@ def test_quotation_marks_that_are_closed_are_none_of_its_business(made: Path, al
     said = ('"Oh no", he said', '"He said ""no"""', '"a | b"')
     lines = [clip.replace("said", text) for clip, text in zip(CLIPS, said, strict=True)]
     with_text(TABLE, "".join([HEADER, *lines]))(alltalk)
-    assert "3 of 3 clips in metadata_eval.csv" in drive(made, alltalk, *ANNA, "--check").stdout
+    assert "metadata_eval.csv: 3 of 3 clips." in drive(made, alltalk, *ANNA, "--check").stdout
+
+
+def test_of_wrong_arguments_it_says_what_is_wrong_alone(made: Path, alltalk: Path) -> None:
+    ended = drive(made, alltalk, *ANNA, "--epochs", "ten", "--check")
+    why = "argument --epochs: 'ten' is not a number from 1 on."
+    assert ended.stdout == f"{why} `python {DRIVER} --help` lists the arguments.\n"
+    listed = subprocess.run([sys.executable, "-S", DRIVER, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--epochs" in listed
+    assert "[--resume" not in listed, "which is RamTrain's business"
 
 
 def test_a_voice_is_no_base_model_unless_it_is_named(made: Path, alltalk: Path) -> None:
@@ -186,6 +197,9 @@ def test_a_voice_is_no_base_model_unless_it_is_named(made: Path, alltalk: Path) 
     (alltalk / "models/xtts/bob/wavs").mkdir()
     assert f"base model {BASE}." in drive(made, alltalk, *ANNA, "--check").stdout
     assert "base model models/xtts/bob." in drive(made, alltalk, *ANNA, "--base-model", "bob", "--check").stdout
+    (alltalk / BASE / "dvae.pth").unlink()
+    said = drive(made, alltalk, *ANNA, "--check").stdout
+    assert "no complete base model: xttsv2_2.0.3 lacks dvae.pth. Download" in said, "bob lacks nothing"
 
 
 FAKE = """
