@@ -20,6 +20,7 @@ import pytest
 from workplace import Workplace, changed
 
 from ramtrain.config import complete_config, load_runs, load_trainer
+from ramtrain.inputs import INSTALLED
 from ramtrain.progress import TrainingProgress
 from ramtrain.sizing import plan_for
 
@@ -147,7 +148,7 @@ def test_a_voice_is_fine_tuned_comes_home_and_is_listed_by_alltalk(place: Workpl
     after = contents(alltalk)
     installed = {name: after.pop(name) for name in list(after) if name.startswith(f"{VOICE}/")}
     assert after == before, "nothing else of AllTalk's folder was touched"
-    assert {name.removeprefix(f"{VOICE}/").split("/")[0] for name in installed} == {*VOICE_FILES, "manifest.json"}
+    assert {name.removeprefix(f"{VOICE}/").split("/")[0] for name in installed} == {*VOICE_FILES, INSTALLED}
     there, writes = record["installed"], record["writes"]
     assert (there["path"], there["files"]) == (str(alltalk / VOICE), len(record["model"]))
     assert there["disk_bytes"] >= there["bytes"] == sum(file["bytes"] for file in record["model"])

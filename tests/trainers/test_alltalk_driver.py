@@ -294,14 +294,14 @@ def test_whatever_alltalk_fails_at_is_a_failure(parts: dict[str, str], says: str
 
 def test_of_an_older_voice_nothing_looks_new(made: Path, alltalk: Path) -> None:
     fake(alltalk)
-    for name in ("manifest.json", "wavs/suitable/old.wav"):
+    for name in (".ramtrain-installed.json", "wavs/suitable/old.wav"):
         path = alltalk / "models/xtts/anna" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (1, 1))
     assert drive(made, alltalk, *ANNA).returncode == 0
     old = {path.name for path in (alltalk / "models/xtts/anna").rglob("*.*") if path.stat().st_mtime == 1}
-    assert old == {"manifest.json", "old.wav"}
+    assert old == {".ramtrain-installed.json", "old.wav"}
 
 
 def test_an_older_voice_is_not_taken_for_the_new_one(made: Path, alltalk: Path) -> None:
