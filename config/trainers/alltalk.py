@@ -1,8 +1,8 @@
 """Fine-tune XTTS in an AllTalk_TTS folder (version 2) without its web page: train, export, check the voice.
 
 Run it with AllTalk's own Python, in AllTalk's folder. It calls what the buttons of AllTalk's fine-tuning page call,
-with the page's defaults. What is wrong is said before AllTalk is loaded, which takes a while; `--check` says only that.
-`--resume` goes on with a run folder that was cut short, for the epochs that remain.
+with the page's defaults. What is wrong is said before AllTalk is loaded, which takes a while. RamTrain adds `--check`,
+to have only that said, and `--resume` with a run folder that was cut short, for the epochs that remain.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SUPPORT_FILES = ("speakers_xtts.pth", "mel_stats.pth", "dvae.pth")
 BASE_FILES = ("model.pth", "config.json", "vocab.json", *SUPPORT_FILES)
 TABLES = ("metadata_train.csv", "metadata_eval.csv")
+OWN_PYTHON = Path("alltalk_environment/env/bin/python")
 PACKAGES = ("torch", "trainer", "TTS", "gradio")
 SCHEDULERS = (
     "None",
@@ -40,6 +42,7 @@ OPTIMIZERS = ("AdamW", "SGD", "RMSprop", "Adagrad", "Adam", "RAdam")
 WARM_RESTARTS = 4
 MULTI_STEP_RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3)
 SAMPLES_A_SECOND = 22050
+BOM = "\ufeff"
 CHECKPOINT = re.compile(r"(checkpoint|best_model)_([1-9][0-9]*)\.pth")
 
 
@@ -47,9 +50,21 @@ class Refused(Exception):
     """What is wrong, in words for whoever typed the command."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong without saying all that there is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
+        raise Refused(f"{message}. `python {shlex.quote(__file__)} --help` lists the arguments.")
+
+
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Return what the command line says; the defaults are those of AllTalk's page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return what the command line says; the defaults are those of AllTalk's page.
+
+    Raises:
+        Refused: it says what there is not.
+    """
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--project", required=True, type=_name, help="AllTalk's Project Name: the folder in finetune/")
     add("--voice", type=_name, help="the folder in models/xtts/ to export to (default: the project's name)")
@@ -64,8 +79,8 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--workers", type=int, choices=range(65), metavar="N", default=8, help="processes that load data (default: 8)")
     add("--max-audio-length", type=_positive, metavar="SECONDS", default=11, help="longer clips are left out")
     add("--warm-up", action="store_true", help="AllTalk's Perform Warmup Learning")
-    add("--resume", type=Path, metavar="FOLDER", help="go on with finetune/<project>/training/<FOLDER>")
-    add("--check", action="store_true", help="only look whether it can be trained")
+    add("--resume", type=Path, help=argparse.SUPPRESS)
+    add("--check", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.voice = options.voice or options.project
     return options
@@ -133,9 +148,10 @@ def check_folder() -> None:
 def _problems_of_python() -> Iterator[str]:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
+        absent = "" if OWN_PYTHON.exists() else f"There is no {OWN_PYTHON}, which AllTalk's setup makes, and "
         yield (
-            f"{sys.executable} is not the Python that AllTalk runs in: it has no {', '.join(missing)}. AllTalk's setup "
-            "makes one, alltalk_environment/env/bin/python; if yours is elsewhere, name it in project.python."
+            f"{absent}{sys.executable} is not the Python that AllTalk runs in: it has no {', '.join(missing)}. If "
+            "AllTalk's is elsewhere, name it in project.python."
         )
 
 
@@ -166,27 +182,47 @@ def _problems_of_project(name: str) -> Iterator[str]:
         return
     for table in TABLES:
         try:
-            clips, missing = count_clips(folder / table)
+            clips, missing = find_clips(folder / table)
+        except FileNotFoundError:
+            yield f"{folder / table} is missing. AllTalk makes it on its page, Step 1."
+            continue
         except (OSError, ValueError) as error:
             yield f"{folder / table} cannot be read: {error}. AllTalk makes it on its page, Step 1."
             continue
         if not clips:
             yield f"{folder / table} names no clips. AllTalk makes it on its page, Step 1."
         elif clips == missing:
-            yield f"{folder / table}: none of the {clips} clips that it names is in {folder}."
+            yield f"{folder / table}: none of the {len(clips)} clips that it names is in {folder}."
 
 
-def count_clips(table: Path) -> tuple[int, int]:
-    """Return how many clips a table names, and how many of them are not there.
+def find_clips(table: Path) -> tuple[list[str], list[str]]:
+    """Return the clips that a table names, and those of them that are not there.
+
+    It is read as the training reads it, which knows quotation marks and no byte order mark.
 
     Raises:
         OSError, ValueError: it is not there, or not such a table.
     """
     with table.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="|"))
+        try:
+            rows = list(csv.DictReader(lines, delimiter="|"))
+        except csv.Error as error:
+            raise ValueError(f"{error}; maybe a quotation mark is not closed") from None
+    if rows and next(iter(rows[0])).startswith(BOM):
+        raise ValueError(f"it begins with a byte order mark; `{without_bom(table)}` takes it away")
     if rows and not {"audio_file", "text"} <= rows[0].keys():
         raise ValueError("its first line is not audio_file|text|speaker_name")
-    return len(rows), sum(not (table.parent / (row["audio_file"] or "")).is_file() for row in rows)
+    for row in rows:
+        swallowed = [field for field in row.values() if isinstance(field, str) and "|" in field and "\n" in field]
+        if swallowed:
+            raise ValueError(f"the quotation mark before {swallowed[0].splitlines()[0]!r} is not closed; take it out")
+    clips = [row["audio_file"] or "" for row in rows]
+    return clips, [clip for clip in clips if not (table.parent / clip).is_file()]
+
+
+def without_bom(file: Path) -> str:
+    """Return the command that takes away what Windows may write before a text, and AllTalk cannot read."""
+    return rf"sed -i '1s/^\xEF\xBB\xBF//' {shlex.quote(str(file.absolute()))}"
 
 
 def _settle_base_model(options: argparse.Namespace) -> None:
@@ -203,8 +239,9 @@ def _settle_base_model(options: argparse.Namespace) -> None:
     elif options.base_model is None and bases:
         raise Refused(f"{models} has several base models; name one with --base-model: {', '.join(bases)}.")
     elif options.base_model is None or missing.get(options.base_model, BASE_FILES):
-        wanted = [options.base_model] if options.base_model else list(missing)
-        lacking = "; ".join(f"{name} lacks {', '.join(missing.get(name, BASE_FILES))}" for name in wanted)
+        if options.base_model:
+            missing = {options.base_model: missing.get(options.base_model, list(BASE_FILES))}
+        lacking = "; ".join(f"{name} lacks {', '.join(files)}" for name, files in missing.items() if files)
         raise Refused(
             f"{models}: no complete base model{f': {lacking}' if lacking else ''}. Download it in AllTalk: TTS Engine "
             "Settings, XTTS, Model/Voices Download."
@@ -221,10 +258,15 @@ def _settle_language(options: argparse.Namespace) -> None:
     """Take what the project says, as AllTalk does.
 
     Raises:
-        Refused: the command says something else.
+        Refused: the command says something else, or AllTalk could not read it.
     """
     file = Path("finetune", options.project, "lang.txt")
-    said = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    try:
+        said = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    except (OSError, ValueError) as error:
+        raise Refused(f"{file} cannot be read: {error}. It says the language, such as en, in plain text.") from None
+    if said.startswith(BOM):
+        raise Refused(f"{file} begins with a byte order mark; `{without_bom(file)}` takes it away.")
     if said and options.language not in (None, said):
         raise Refused(
             f"--language {options.language}: {file} says {said}, and AllTalk goes by that. Correct one of them."
@@ -302,7 +344,7 @@ def prepare_resuming(alltalk: types.ModuleType, folder: Path) -> bool:
         placeholder = folder / "best_model_0.pth"  # what it is there for is its name
         placeholder.unlink(missing_ok=True)
         placeholder.hardlink_to(newest)
-    latest_s = max(other.stat().st_mtime for other in folder.parent.iterdir())
+    latest_s = max(other.stat().st_mtime for other in folder.parent.iterdir() if other.is_dir())
     os.utime(folder, (latest_s + 1, latest_s + 1))
     compare_with(alltalk, read_checkpoint(best)["model_loss"] if best else None)
     return True
@@ -385,7 +427,8 @@ def export(alltalk: types.ModuleType, options: argparse.Namespace, folder: Path)
     support = folder.parent.parent / "chkptandnorm"
     support.mkdir(exist_ok=True)
     for name in SUPPORT_FILES:  # after a power cut only the run folder is back
-        shutil.copy2(base / name, support / name)
+        if not ((support / name).is_file() and filecmp.cmp(base / name, support / name)):
+            shutil.copy2(base / name, support / name)
     before = _stamp(voice / "model.pth")
     said = alltalk.compact_custom_model(str(best), options.voice, "Overwrite existing files")
     if _stamp(voice / "model.pth") == before:
@@ -412,9 +455,11 @@ def main() -> None:
     options = read_arguments(sys.argv[1:])
     check(options)
     base, project = Path("models/xtts", options.base_model), Path("finetune", options.project)
-    clips = {table: count_clips(project / table) for table in TABLES}
-    there = ", ".join(f"{count - missing} of {count} clips in {table}" for table, (count, missing) in clips.items())
-    print(f"AllTalk's project {options.project}: {there}; language {options.language}; base model {base}.", flush=True)
+    print(f"AllTalk's project {options.project}: language {options.language}; base model {base}.")
+    for table in TABLES:
+        clips, missing = find_clips(project / table)
+        example = f"; the others are left out: there is no {missing[0]}, say" if missing else ""
+        print(f"  {table}: {len(clips) - len(missing)} of {len(clips)} clips{example}.", flush=True)
     if options.check:
         return
     alltalk = load_alltalk()

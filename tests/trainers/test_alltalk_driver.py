@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,15 +71,18 @@ def without(*names: str) -> Callable[[Path], None]:
     return spoil
 
 
-def with_text(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+def with_text(name: str, text: str, encoding: str = "utf-8") -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text, encoding) and None
 
 
 def with_copy(source: str, name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.copytree(folder / source, folder / name) and None
 
 
+TABLE, LANGUAGE = "finetune/anna/metadata_eval.csv", "finetune/anna/lang.txt"
 HEADER = "audio_file|text|speaker_name\n"
+CLIPS = [f"wavs/clip_{number:08}.wav|said|anna\n" for number in (9, 10, 11)]
+NOT_CLOSED = "".join([HEADER, CLIPS[0], CLIPS[1].replace("said", '"Oh no, he said'), CLIPS[2]])
 ANNA = ["--project", "anna"]
 
 
@@ -97,14 +101,21 @@ ANNA = ["--project", "anna"]
         (without(f"{BASE}/dvae.pth", f"{BASE}/vocab.json"), ANNA, "xttsv2_2.0.3 lacks vocab.json, dvae.pth."),
         (without("models"), ANNA, "models/xtts: no complete base model. Download it in AllTalk"),
         (with_copy(BASE, "models/xtts/other"), ANNA, "name one with --base-model: other, xttsv2_2.0.3."),
-        (without("finetune/anna/metadata_train.csv"), ANNA, "metadata_train.csv cannot be read: "),
-        (with_text("finetune/anna/metadata_eval.csv", HEADER), ANNA, "metadata_eval.csv names no clips"),
-        (with_text("finetune/anna/metadata_eval.csv", "a|b\n1|2\n"), ANNA, "its first line is not audio_file|text"),
+        (without(TABLE), ANNA, f"{TABLE} is missing. AllTalk makes it on its page, Step 1.\n"),
+        (nothing, [*ANNA, "--epoch", "7"], "unrecognized arguments: --epoch 7. `python "),
+        (with_text(TABLE, HEADER), ANNA, "metadata_eval.csv names no clips"),
+        (with_text(TABLE, "a|b\n1|2\n"), ANNA, "its first line is not audio_file|text"),
         (
-            with_text("finetune/anna/metadata_eval.csv", f"{HEADER}wavs/no.wav|no|anna\n"),
+            with_text(TABLE, f"{HEADER}wavs/no.wav|no|anna\n"),
             ANNA,
             "metadata_eval.csv: none of the 1 clips that it names is in finetune/anna",
         ),
+        (with_text(TABLE, NOT_CLOSED), ANNA, "the quotation mark before 'Oh no, he said|anna' is not closed"),
+        (with_text(TABLE, NOT_CLOSED + CLIPS[2] * 5000), ANNA, "limit (131072); maybe a quotation mark is not closed"),
+        (with_text(TABLE, HEADER + CLIPS[0], "utf-8-sig"), ANNA, f"{TABLE} cannot be read: it begins with a byte"),
+        (with_text(TABLE, HEADER + CLIPS[0], "utf-16"), ANNA, f"{TABLE} cannot be read: 'utf-8' codec can't decode"),
+        (with_text(LANGUAGE, "en", "utf-8-sig"), ANNA, f"{LANGUAGE} begins with a byte order mark; `sed -i '1s/"),
+        (with_text(LANGUAGE, "en", "utf-16"), ANNA, f"{LANGUAGE} cannot be read: 'utf-8' codec can't decode"),
         (nothing, [*ANNA, "--language", "de"], "finetune/anna/lang.txt says en, and AllTalk goes by that"),
         (nothing, [*ANNA, "--epochs", "3"], "needs --epochs 4 or more"),
         (nothing, [*ANNA, "--epochs", "0"], "'0' is not a number from 1 on"),
@@ -139,7 +150,8 @@ def test_all_that_is_wrong_is_said_at_once(made: Path, alltalk: Path) -> None:
 def test_another_python_is_refused(alltalk: Path) -> None:
     python = [sys.executable, "-I", "-S", str(DRIVER)]
     ended = subprocess.run([*python, *ANNA, "--check"], cwd=alltalk, capture_output=True, text=True, check=False)
-    assert "is not the Python that AllTalk runs in: it has no torch, trainer, TTS, gradio." in ended.stderr
+    assert ended.stderr.startswith(f"There is no {ENVIRONMENT}/bin/python, which AllTalk's setup makes, and ")
+    assert f"{sys.executable} is not the Python that AllTalk runs in: it has no torch, trainer, TTS" in ended.stderr
     assert ended.returncode == 1
 
 
@@ -149,11 +161,35 @@ def test_a_check_that_is_passed_says_what_there_is_and_writes_nothing(made: Path
     ended = drive(made, alltalk, *ANNA, "--check", PYTHONPROFILEIMPORTTIME="1")
     assert ended.returncode == 0, ended.stdout
     assert (
-        "AllTalk's project anna: 8 of 9 clips in metadata_train.csv, 3 of 3 clips in metadata_eval.csv; language en; "
-        f"base model {BASE}." in ended.stdout
+        f"AllTalk's project anna: language en; base model {BASE}.\n  metadata_train.csv: 8 of 9 clips; the others are "
+        "left out: there is no wavs/clip_00000003.wav, say.\n  metadata_eval.csv: 3 of 3 clips.\n" in ended.stdout
     )
     assert "| torch\n" not in ended.stdout
     assert contents(alltalk) == before
+
+
+def test_what_it_says_to_type_takes_the_byte_order_mark_away(made: Path, alltalk: Path) -> None:
+    before = (alltalk / TABLE).read_bytes()
+    (alltalk / TABLE).write_bytes(b"\xef\xbb\xbf" + before)
+    command = drive(made, alltalk, *ANNA, "--check").stdout.split("`")[1]
+    subprocess.run(command, shell=True, check=True)
+    assert (alltalk / TABLE).read_bytes() == before
+
+
+def test_quotation_marks_that_are_closed_are_none_of_its_business(made: Path, alltalk: Path) -> None:
+    said = ('"Oh no", he said', '"He said ""no"""', '"a | b"')
+    lines = [clip.replace("said", text) for clip, text in zip(CLIPS, said, strict=True)]
+    with_text(TABLE, "".join([HEADER, *lines]))(alltalk)
+    assert "metadata_eval.csv: 3 of 3 clips." in drive(made, alltalk, *ANNA, "--check").stdout
+
+
+def test_of_wrong_arguments_it_says_what_is_wrong_alone(made: Path, alltalk: Path) -> None:
+    ended = drive(made, alltalk, *ANNA, "--epochs", "ten", "--check")
+    why = "argument --epochs: 'ten' is not a number from 1 on."
+    assert ended.stdout == f"{why} `python {DRIVER} --help` lists the arguments.\n"
+    listed = subprocess.run([sys.executable, "-S", DRIVER, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--epochs" in listed
+    assert "[--resume" not in listed, "which is RamTrain's business"
 
 
 def test_a_voice_is_no_base_model_unless_it_is_named(made: Path, alltalk: Path) -> None:
@@ -161,6 +197,9 @@ def test_a_voice_is_no_base_model_unless_it_is_named(made: Path, alltalk: Path) 
     (alltalk / "models/xtts/bob/wavs").mkdir()
     assert f"base model {BASE}." in drive(made, alltalk, *ANNA, "--check").stdout
     assert "base model models/xtts/bob." in drive(made, alltalk, *ANNA, "--base-model", "bob", "--check").stdout
+    (alltalk / BASE / "dvae.pth").unlink()
+    said = drive(made, alltalk, *ANNA, "--check").stdout
+    assert "no complete base model: xttsv2_2.0.3 lacks dvae.pth. Download" in said, "bob lacks nothing"
 
 
 FAKE = """
@@ -255,14 +294,14 @@ def test_whatever_alltalk_fails_at_is_a_failure(parts: dict[str, str], says: str
 
 def test_of_an_older_voice_nothing_looks_new(made: Path, alltalk: Path) -> None:
     fake(alltalk)
-    for name in ("manifest.json", "wavs/suitable/old.wav"):
+    for name in (".ramtrain-installed.json", "wavs/suitable/old.wav"):
         path = alltalk / "models/xtts/anna" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (1, 1))
     assert drive(made, alltalk, *ANNA).returncode == 0
     old = {path.name for path in (alltalk / "models/xtts/anna").rglob("*.*") if path.stat().st_mtime == 1}
-    assert old == {"manifest.json", "old.wav"}
+    assert old == {".ramtrain-installed.json", "old.wav"}
 
 
 def test_an_older_voice_is_not_taken_for_the_new_one(made: Path, alltalk: Path) -> None:
@@ -322,6 +361,7 @@ def test_what_remains_is_trained(
             (folder / name).write_bytes(b"PK\3\4")
     other.mkdir()
     os.utime(other, (time.time() + 3600,) * 2)
+    (tmp_path / "a link to nowhere").symlink_to("nowhere")
 
     class Trainer:
         best_loss = "as AllTalk begins"
@@ -331,11 +371,28 @@ def test_what_remains_is_trained(
     assert driver.prepare_resuming(alltalk, folder)
 
     assert json.loads((folder / "config.json").read_text()) == {"epochs": left, "batch_size": 4}
-    assert max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime) == folder
+    assert max(filter(Path.is_dir, tmp_path.iterdir()), key=lambda path: path.stat().st_mtime) == folder
     assert list(folder.glob("best_model_*.pth")), "without one AllTalk starts anew"
     trainer = alltalk.Trainer()
     trainer._restore_best_loss()
     assert trainer.best_loss == ({"train_loss": best, "eval_loss": best} if best else "as AllTalk begins")
+
+
+def test_an_epoch_that_is_no_better_than_the_best_does_not_replace_it(made: Path, alltalk: Path) -> None:
+    command = [str(made / ENVIRONMENT / "bin/python"), str(DRIVER), *ANNA]
+    command += ["--epochs", "3", "--scheduler", "None", "--workers", "0"]
+    worse = {**os.environ, "WORSE_FROM": "4"}  # all but the first epoch; each of them better than the one before
+    with subprocess.Popen(command, cwd=alltalk, env={**worse, "HOLD_AT": "8"}, stdout=subprocess.PIPE) as trainer:
+        next(line for line in trainer.stdout if b"holding" in line)
+        trainer.send_signal(signal.SIGINT)
+    (folder,) = (alltalk / "finetune/anna/training").iterdir()
+    assert {path.name for path in folder.glob("*_[0-9].pth")} == {"best_model_3.pth", "checkpoint_7.pth"}
+
+    command += ["--resume", str(folder)]
+    ended = subprocess.run(command, cwd=alltalk, env=worse, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert "Going on from checkpoint_7.pth: 1 epochs remain." in ended.stdout
+    assert [path.name for path in folder.glob("best_model_*.pth")] == ["best_model_3.pth"]
 
 
 def test_a_training_that_is_over_is_only_exported(driver: types.ModuleType, tmp_path: Path) -> None:
@@ -357,6 +414,11 @@ def test_an_export_that_was_cut_short_is_all_that_is_done_again(made: Path, allt
     folder.mkdir(parents=True)
     (folder / "best_model_10.pth").write_text("10")
     shutil.copy(alltalk / BASE / "config.json", folder)
+    moved = Path(shutil.copy2(alltalk / BASE / "mel_stats.pth", alltalk / "mel_stats.pth"))
+    (alltalk / "finetune/anna/chkptandnorm").mkdir()
+    (alltalk / "finetune/anna/chkptandnorm/mel_stats.pth").symlink_to(moved)
+    changed_ns = moved.stat().st_ctime_ns
     ended = drive(made, alltalk, *ANNA, "--resume", "finetune/anna/training/XTTS_FT-now")
     assert ended.returncode == 0, ended.stdout
-    assert (alltalk / "models/xtts/anna/dvae.pth").exists(), "though chkptandnorm/ was gone"
+    assert (alltalk / "models/xtts/anna/dvae.pth").exists(), "though chkptandnorm/ lacked it"
+    assert moved.stat().st_ctime_ns == changed_ns, "what was moved out of RAM is not written again"

@@ -1,8 +1,8 @@
 """A stand-in for AllTalk's fine-tuning: the same names, files, signatures and ways to fail, and a model of 2 MB.
 
 Each epoch moves the weights towards the loudness of the clips, in the same order, so that a training comes to the same
-weights wherever it is cut short between two epochs. For tests: PAUSE_S seconds pass in each step; from step WORSE_FROM
-on the evaluation is worse than before; SAVE_STEP is how often a checkpoint is saved.
+weights wherever it is cut short between two epochs. For tests: PAUSE_S seconds pass in each step; step HOLD_AT does
+not end; from step WORSE_FROM on the evaluation is worse than before.
 """
 
 import csv
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+import types
 import wave
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from torch.utils.data import DataLoader
 from trainer import TrainerConfig, TrainerModel
 from trainer_alltalk.metrics_logger import MetricsLogger
 from trainer_alltalk.trainer import Trainer, TrainerArgs
+
+# PyTorch's compiler, which optimizers ask to leave them alone: to load it takes longer than all that is trained here.
+sys.modules["torch._dynamo"] = types.SimpleNamespace(disable=lambda call, *_, **__: call, graph_break=lambda: None)
 
 this_dir = Path(__file__).parent.resolve()
 out_path = this_dir / "finetune" / "tmp-trn"
@@ -86,6 +90,9 @@ class Weights(TrainerModel):
     def train_step(self, batch, criterion):
         time.sleep(float(os.environ.get("PAUSE_S", "0")))
         self.steps += 1
+        if self.steps == int(os.environ.get("HOLD_AT", "0")):
+            say("holding")
+            time.sleep(600)
         loss = self(batch)
         return {"model_outputs": loss}, {"loss": loss}
 
@@ -174,7 +181,7 @@ def train_gpt(
         eval_batch_size=batch_size,
         num_loader_workers=int(num_workers),
         print_step=50,
-        save_step=int(os.environ.get("SAVE_STEP", "1000")),
+        save_step=1000,
         save_n_checkpoints=1,
         optimizer=optimizer,
         optimizer_params={},

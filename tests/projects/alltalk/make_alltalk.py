@@ -2,10 +2,12 @@
 
     python make_alltalk.py FOLDER
 
+It needs the Coqui Trainer, as `make .venv/example` installs it.
 What is in it is RamTrain's own: `finetune.py` beside this file has the names of AllTalk's and its way of writing, on
 the real Coqui Trainer; the base model is 2 MB of random numbers, the clips are sine waves.
 """
 
+import argparse
 import array
 import json
 import math
@@ -78,4 +80,6 @@ def _write_sine(path: Path, seconds: float, hertz: int) -> None:
 
 
 if __name__ == "__main__":
-    print(make_alltalk(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    print(make_alltalk(parser.parse_args().folder))
