@@ -17,6 +17,7 @@ from humanfriendly.text import concatenate
 from ramtrain.config import Trainer, find_interpreter
 from ramtrain.products import ALLTALK, COQUI, GENERIC, HUGGINGFACE, LIGHTNING, OUTPUT, Clue, Found, find_products
 from ramtrain.project import Project
+from ramtrain.runs import id_from
 from ramtrain.source import Option, Source
 
 _OTHER_LIBRARIES = ("xgboost", "lightgbm", "catboost", "sklearn", "torch", "tensorflow", "keras", "jax", "flax")
@@ -33,7 +34,7 @@ _STRICT = ("parse_args", "command", "Typer")
 @dataclass(frozen=True)
 class Guess:
     """What a config needs to say of a project, each with what it is from; `warnings` are for its user to look at.
-    `install_to` is None but for trainers that keep their models."""
+    `install_to` is None but for trainers that keep their models, `run` where the run may be named after the project."""
 
     project: Path
     trainer: Clue
@@ -43,6 +44,7 @@ class Guess:
     python_from: str
     products: Found
     install_to: str | None
+    run: Clue | None
     looked_at: str
     warnings: Sequence[str]
 
@@ -83,6 +85,7 @@ def guess(root: Path, load_trainer: Callable[[str], Trainer]) -> Guess:
         python_from=python_from,
         products=products,
         install_to=None,
+        run=None,
         looked_at=_looked_at(project),
         warnings=warnings,
     )
@@ -255,8 +258,9 @@ def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str],
     if len(bases) > 1:
         warnings.append(f"it starts from the base model {bases[0]}; there are {_some(bases)}")
     name = sets[0] if sets else "NAME"
-    language = _language(root / "finetune" / name / "lang.txt") or "en"
-    options = ["--project", name, "--language", language, "--epochs", "10"]
+    # A run is named after its data set, so that the next voice is one more run; not every name can be a run's.
+    is_run = id_from(name) == name
+    options = ["--epochs", "10"]
     options += ["--base-model", bases[0]] if len(bases) > 1 else []
     adapter = load_trainer(ALLTALK)
     python = _place_of_python(project, adapter)
@@ -267,11 +271,12 @@ def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str],
         project=root,
         trainer=Clue(ALLTALK, f"finetune.py:{main.defines['train_gpt']} defines train_gpt"),
         adapter=adapter,
-        command=f"{{python}} {{driver}} {_typed(options)}",
+        command=f"{{python}} {{driver}} --project {'{run}' if is_run else _typed([name])} {_typed(options)}",
         command_from=told,
         python_from=f"{python or 'not found'}; project.python names another",
         products=Found(),
-        install_to=f"models/xtts/{name}",
+        install_to="models/xtts/{run}",
+        run=Clue(id_from(name), "another voice is one more, named as its data set" if is_run else "its name here"),
         looked_at=_looked_at(project),
         warnings=warnings,
     )
@@ -280,16 +285,6 @@ def _guess_alltalk(project: Project, main: Source, load_trainer: Callable[[str],
 def _is_base(folder: Path) -> bool:
     """Whether a folder in models/xtts is a complete model that is no voice."""
     return all(os.path.isfile(folder / name) for name in BASE_FILES) and not os.path.exists(folder / "wavs")
-
-
-def _language(file: Path) -> str:
-    if not os.path.isfile(file):
-        return ""
-    try:
-        with file.open(encoding="utf-8") as text:
-            return text.read(20).strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _calls(sources: Iterable[Source]) -> set[str]:

@@ -74,6 +74,7 @@ def config_text(guessed: Guess, path: str) -> str:
         _globs("checkpoints", products.checkpoints, "what it can go on from"),
         _globs("artifacts", products.artifacts, "what comes home beside the model"),
         *(_line("  ", f"LOOK: {warning}.") for warning in guessed.warnings[:_MOST_WARNINGS]),
+        _line(f"runs: {_value([{'run': guessed.run.value}])} ", guessed.run.source) if guessed.run else "",
         "ramdisk:",
         _line("  size: auto ", "room for all that is written at one time; 24G, say, if you know it"),
         "protect:",
@@ -110,6 +111,8 @@ def _account(guessed: Guess, path: Path) -> Iterator[str]:
         told = [Clue(pattern, f"the adapter {name}") for pattern in getattr(guessed.adapter, key)]
         clues = [*told, *getattr(guessed.products, key)] or [Clue("none", "")]
         rows += [("" if number else key, clue) for number, clue in enumerate(clues)]
+    if guessed.run:
+        rows.append(("run", guessed.run))
     if guessed.install_to:
         rows.append(("install_to", Clue(guessed.install_to, _INSTALLED)))
     yield f"Looked at {guessed.looked_at} in {guessed.project}, ran none of it, and guessed"

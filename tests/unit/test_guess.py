@@ -22,6 +22,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.guess import Guess, guess
 from ramtrain.initial import config_text, initialize
 from ramtrain.listing import list_folder
+from ramtrain.products import Clue
 
 MAIN = 'if __name__ == "__main__":\n    main()\n'
 ARGPARSE = "import argparse\nparser = argparse.ArgumentParser()\n"
@@ -111,8 +112,9 @@ ALLTALK = {
 def test_an_alltalk_folder_is_known(tmp_path: Path) -> None:
     found = guessed(tmp_path / "alltalk_tts", {**ALLTALK, "alltalk_environment/env/bin/python": ""})
     assert found.trainer.value == "alltalk"
-    assert found.command == "{python} {driver} --project anna --language de --epochs 10"
-    assert found.install_to == "models/xtts/anna"
+    assert found.command == "{python} {driver} --project {run} --epochs 10"
+    assert found.install_to == "models/xtts/{run}"
+    assert found.run == Clue("anna", "another voice is one more, named as its data set")
     assert found.python_from.startswith("alltalk_environment/env/bin/python")
     assert found.warnings == []
 
@@ -123,7 +125,7 @@ def test_the_newest_data_set_of_alltalk_is_taken(tmp_path: Path) -> None:
     (root / "finetune/gone").mkdir()
     (root / "finetune/gone/metadata_train.csv").symlink_to("nowhere")
     found = guess(root, lambda name: load_trainer(name, REPO))
-    assert "--project anna" in found.command
+    assert found.run.value == "anna"
     assert "anna and zoe" in found.command_from
 
 
@@ -141,25 +143,16 @@ def test_a_base_model_of_alltalk_is_what_the_driver_takes_for_one() -> None:
     assert set(guess_module.BASE_FILES) == set(driver["BASE_FILES"]) == set(BASE_FILES)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_a_language_of_alltalk_that_is_no_file_of_text_does_no_harm(kind: str, tmp_path: Path) -> None:
-    root = tree(tmp_path / "alltalk", ALLTALK)
-    language = root / "finetune/anna/lang.txt"
-    language.unlink()
-    if kind == "pipe":
-        os.mkfifo(language)
-    elif kind == "folder":
-        language.mkdir()
-    else:
-        language.symlink_to("/dev/zero")
-    with given_up_after(10):
-        found = guess(root, lambda name: load_trainer(name, REPO))
-    assert "--language en " in found.command
+def test_a_data_set_of_alltalk_whose_name_is_no_runs_is_named_in_the_command(tmp_path: Path) -> None:
+    files = {name: text for name, text in ALLTALK.items() if not name.startswith("finetune/")}
+    found = guessed(tmp_path / "alltalk", {**files, "finetune/my {x} voice/metadata_train.csv": ""})
+    assert found.command == "{python} {driver} --project 'my {{x}} voice' --epochs 10"
+    assert (found.install_to, found.run.value) == ("models/xtts/{run}", "my_x_voice")
 
 
 def test_an_alltalk_folder_without_a_data_set_says_what_is_missing(tmp_path: Path) -> None:
     found = guessed(tmp_path / "alltalk", {"finetune.py": ALLTALK["finetune.py"]})
-    assert "--project NAME" in found.command
+    assert found.run.value == "NAME"
     assert len(found.warnings) == 3
 
 
