@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import admission, caller, config as settings, devices, ramdisk, sizing, status, summary
+from ramtrain import admission, caller, cluster, config as settings, devices, ramdisk, sizing, status, summary
 from ramtrain.errors import RamTrainError
 from ramtrain.redact import redact_text
 from ramtrain.schema import load_yaml
@@ -22,6 +22,13 @@ gc.set_threshold(100_000, 20, 100)
 
 HOME = Path(workflow.basedir)
 RAM_ROOT = ramdisk.ram_root(Path.cwd())
+CORES = workflow.cores
+
+# Whether jobs are sent to other machines, as with profiles/slurm; what is free here is no matter to them then. Snakemake
+# (9.27, Rule.expand_resources) would cut their threads down to the cores of this one.
+SENDS = workflow.nodes is not None
+if SENDS:
+    workflow.global_resources["_cores"] = sys.maxsize
 
 
 def load_config():
@@ -37,6 +44,9 @@ def load_config():
 
 def remember_call(reserve):
     """Note what jobs must know of this call, with what all its runs together may hold in RAM."""
+    if SENDS:
+        caller.remember(workflow.overwrite_configfiles)
+        return
     free = admission.room_bytes(None, Path.cwd(), settings.read_reserve(reserve))
     budget = workflow.global_resources.setdefault("ramdisk_mb", free >> 20)
     caller.remember(workflow.overwrite_configfiles, budget.value)
@@ -47,6 +57,10 @@ def load_runs():
     runs = settings.load_runs(config, HOME)
     ended = {run for run in runs if Path("results", run, "record.json").exists()}
     settings.check_projects(run for run in runs.values() if run.run not in ended)
+    if SENDS:
+        sized = sizing.all_sized(runs, Path.cwd())
+        cluster.check_runs(run for run in sized.values() if run.run not in ended)
+        return sized
     if found := devices.count(runs.values(), ended):
         workflow.global_resources.setdefault("gpu", found)
     return sizing.all_sized(runs, Path.cwd())
@@ -84,3 +98,26 @@ def run_threads(wildcards):
 HELD = {"ramdisk_mb": lambda wildcards: RUNS[wildcards.run].ramdisk_mb}
 if any(run.gpus for run in RUNS.values()):
     HELD["gpu"] = lambda wildcards: RUNS[wildcards.run].gpus or 0
+if SENDS:
+    HELD["mem_mb"] = lambda wildcards: cluster.job_mb(RUNS[wildcards.run])
+
+
+def lasts(minutes=None):
+    """Return the resource that says how long a rule of the chain may take, the training itself where that is not said.
+
+    Only jobs that are sent have such a limit, and those of runs that name one (train.time).
+    """
+    if not SENDS or not any(run.time_s for run in RUNS.values()):
+        return {}
+    return {"runtime": lambda wildcards: cluster.runtime_minutes(RUNS[wildcards.run], minutes)}
+
+
+def asked_mb():
+    """Return the memory that the job of each run asks for, in MiB, as profiles and the command line leave it."""
+    found = {}
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.group == "run":
+            asked = job.resources
+            mb = asked["mem_mb_per_cpu"] * job.threads if asked.get("mem_mb_per_cpu") else asked.get("mem_mb", 0)
+            found[job.wildcards.run] = max(mb, found.get(job.wildcards.run, 0))
+    return found
