@@ -30,6 +30,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, SHM, Lease, is_full, lock_of, ram_root, short_name, used_bytes
 from ramtrain.ledger import at_work, forget_work
 from ramtrain.meter import disk_counters
+from ramtrain.slurm import this_job
 from ramtrain.spill import moved_away, remove_spilled, spill_folder
 from ramtrain.system import CommandError, Mount, mount_of, mounts, run_command
 
@@ -187,6 +188,7 @@ def _new_lease(run: Run, workdir: Path, state: Path) -> Lease:
         mount_s=0.0,
         counters=disk_counters(workdir),
         size_from=run.size_from,
+        job=caller.job() or this_job(),
     )
 
 

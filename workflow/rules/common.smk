@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from ramtrain import admission, caller, cluster, config as settings, devices, ramdisk, sizing, status, summary
+from ramtrain import admission, caller, cluster, config as settings, devices, ramdisk, sizing, slurm, status, summary
 from ramtrain.errors import RamTrainError
 from ramtrain.redact import redact_text
 from ramtrain.schema import load_yaml
@@ -30,6 +30,9 @@ SENDS = workflow.nodes is not None
 if SENDS:
     workflow.global_resources["_cores"] = sys.maxsize
 
+# The job of the cluster that this call was sent there as; it calls Snakemake once more, which works on the run.
+JOB = slurm.this_job() if workflow.remote_exec else None
+
 
 def load_config():
     """Complete Snakemake's config: a user's --configfile as it is, or else the example's, with the defaults."""
@@ -45,11 +48,11 @@ def load_config():
 def remember_call(reserve):
     """Note what jobs must know of this call, with what all its runs together may hold in RAM."""
     if SENDS:
-        caller.remember(workflow.overwrite_configfiles)
+        caller.remember(workflow.overwrite_configfiles, job=JOB)
         return
     free = admission.room_bytes(None, Path.cwd(), settings.read_reserve(reserve))
     budget = workflow.global_resources.setdefault("ramdisk_mb", free >> 20)
-    caller.remember(workflow.overwrite_configfiles, budget.value)
+    caller.remember(workflow.overwrite_configfiles, budget.value, JOB)
 
 
 def load_runs():
@@ -79,6 +82,11 @@ try:
         BENCHMARK_RUN = settings.benchmark_run(config, RUNS)
 except RamTrainError as error:
     raise WorkflowError(redact_text(str(error), code=True)) from None
+
+if JOB:
+    from ramtrain import leaving
+
+    leaving.leave_at_end(Path.cwd(), JOB)
 
 # Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
 sys.executable = shlex.quote(sys.executable)

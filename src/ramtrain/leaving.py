@@ -1,0 +1,74 @@
+"""Leaving a node of a cluster: what a job's runs still hold there comes home, and its RAM is released.
+
+The next attempt runs on whatever node is free, where it finds nothing of this one but what is at home.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ramtrain.errors import RamTrainError
+from ramtrain.lease import Lease
+from ramtrain.ledger import is_at_work
+from ramtrain.ramdisk import release_half
+from ramtrain.rescue import halves, leftovers, rescue, row
+from ramtrain.slurm import Job, is_alive
+
+log = logging.getLogger(__name__)
+
+# A trainer whose supervisor was killed ends within two seconds.
+_PATIENCE_S = 8.0
+_AGAIN_S = 0.5
+
+
+def leave_at_end(workdir: Path, job: Job) -> None:
+    """Leave the node clean when this process, Snakemake in a job, ends; first, what killed jobs of the same working
+    directory left on it.
+
+    Nothing is left to do where the runs ended well. Snakemake waits for a training that is told to end.
+    """
+    for lease in leftovers(workdir):
+        if lease.job and lease.job.id != job.id and not is_alive(lease.job.id):
+            _leave(lease)
+    atexit.register(leave, workdir, job)
+
+
+def leave(workdir: Path, job: Job) -> None:
+    """Bring home what the job's runs hold, and release it; what cannot be is told of, and stays."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # there is nothing more to end, and little time
+    for lease in _of(workdir, job):
+        _leave(lease)
+    for folder in halves(workdir):
+        if not is_at_work(folder):
+            try:
+                release_half(folder)
+            except (RamTrainError, OSError) as error:
+                log.error("%s", error)
+
+
+def _of(workdir: Path, job: Job) -> Iterator[Lease]:
+    return (lease for lease in leftovers(workdir) if lease.job and lease.job.id == job.id)
+
+
+def _leave(lease: Lease) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            for saved in rescue(lease, discard=False, goes_on=True):
+                print(row(lease.run, saved), flush=True)
+        except (RamTrainError, OSError) as error:
+            if time.monotonic() < deadline:
+                time.sleep(_AGAIN_S)
+                continue
+            log.error("run %s: %s\nWhat it holds on node %s stays at %s.", lease.run, error, _node(lease), lease.folder)
+        return
+
+
+def _node(lease: Lease) -> str:
+    return lease.job.node if lease.job else "?"
