@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -56,7 +57,7 @@ def remember(configfiles: Sequence[str | Path], budget_mb: int | None = None, jo
 def _profiles(argv: Sequence[str]) -> list[str]:
     """Return the options of a call of Snakemake that name profiles."""
     joined = [argument for argument in argv if argument.startswith(tuple(f"{name}=" for name in _PROFILES))]
-    return joined + [part for pair in zip(argv, argv[1:], strict=False) if pair[0] in _PROFILES for part in pair]
+    return joined + [part for pair in itertools.pairwise(argv) if pair[0] in _PROFILES for part in pair]
 
 
 def job() -> Job | None:

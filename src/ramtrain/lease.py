@@ -30,7 +30,7 @@ class Lease:
 
     `state` is the run's folder under the RAM root, `folder` the one with its data. `counters` are the disk's at the
     start, for the record. `may_swap` says whether the kernel may move it to a swap device, uncounted; `size_from` how
-    its size was found; `started` when it was asked for, `mounted` when it was there; `job` the cluster's job that it is of.
+    its size was found; `started` when it was asked for, `mounted` when it was there; `job` is SLURM's, if in one.
     """
 
     run: str

@@ -55,8 +55,7 @@ def seconds_left(job: Job) -> float:
 
 def is_alive(number: str) -> bool:
     """Whether a job has not ended yet, as far as SLURM tells here; one that is queued again has not."""
-    states = _ask("squeue", "--noheader", "--jobs", number, "--states=all", "--format=%T").split()
-    return any(state in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED") for state in states)
+    return bool(_ask("squeue", "--noheader", "--jobs", number, "--format=%i").split())
 
 
 def _ask(*command: str) -> str:

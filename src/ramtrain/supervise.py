@@ -398,6 +398,7 @@ class _Watch:
         self._sample()
         self.has_ended = True
         self._note()
+        self.drain.teller.tell(self.drain.last, at_once=True)
         self.progress.close()
         return ending
 
