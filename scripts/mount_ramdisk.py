@@ -41,7 +41,7 @@ def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
         check_disk(run, workdir, plan.home)
     afar.check_alone(run.run)
     lease = acquire(run, workdir)
-    afar.Teller(run.run, lease).tell(None)
+    afar.Teller(run.run, lease).tell(None, at_once=True)
     write_json(lease_file, asdict(lease))
     logging.info(
         "run %s: RAM disk: %s of %s at %s (%s)",

@@ -447,7 +447,8 @@ class Drain:
             self._bring_if_due()
         self._note_age()
         self._note_alive()
-        self.teller.tell(self.last)
+        if self.last:
+            self.teller.tell(self.last)
         return max(_TICK_S, min(wait_s, (self.schedule.max_loss_s or wait_s) / 10))
 
     def _note_alive(self) -> None:

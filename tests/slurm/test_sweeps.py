@@ -1,0 +1,119 @@
+"""Sweeps on a real SLURM: each run is one job, whatever ends it; nothing stays on the node."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from onenode import Sweep, ask, cluster, lines, sweep  # noqa: F401 (fixtures)
+
+LRS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")
+
+
+def status_of(sweep: Sweep) -> dict[str, dict]:
+    argv = [sys.executable, "-m", "ramtrain", "status", "--json"]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=sweep.workdir).stdout
+    return {entry["run"]: entry for entry in json.loads(said) if entry["workdir"] == str(sweep.workdir)}
+
+
+def test_a_sweep_is_a_job_a_run(sweep: Sweep) -> None:
+    sweep.configure(LRS)
+    before = sweep.cluster.jobs()
+    sweep.start(pause_s=0.2)
+    first = sweep.job_of(f"lr={LRS[0]}")
+    entry = status_of(sweep)[f"lr={LRS[0]}"]
+    assert (entry["job"], entry["partition"], entry["state"]) == (first, "test", "training")
+    asked = ask("scontrol", "show", "job", first)
+    assert "MinMemoryNode=1152M" in asked and "NumCPUs=1 " in asked
+    assert sweep.wait() == 0, sweep.said()
+    jobs = {job: state for job, state in sweep.cluster.jobs().items() if job not in before}
+    assert set(jobs.values()) == {"COMPLETED"} and len(jobs) == len(LRS)
+    records = [sweep.record(f"lr={lr}") for lr in LRS]
+    assert {record["job"]["id"] for record in records} == set(jobs)
+    assert {(record["job"]["node"], record["job"]["partition"]) for record in records} == {(entry["node"], "test")}
+    assert len((sweep.workdir / "results/summary.tsv").read_text().splitlines()) == 1 + len(LRS)
+    assert not list(sweep.workdir.glob("results/*/job.json")) and status_of(sweep) == {}
+    sweep.check_node()
+
+
+def scancel(job: str) -> None:
+    ask("scancel", job)
+
+
+def reach_time_limit(job: str) -> None:
+    ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+
+
+def kill_step(job: str) -> None:
+    """Kill what slurmstepd has started as the job's step: the Snakemake that works on the run."""
+    (step,) = [process for process in psutil.process_iter(["cmdline"]) if is_step(process, job)]
+    (child,) = step.children()
+    assert "snakemake" in " ".join(child.cmdline())
+    child.kill()
+
+
+def is_step(process: psutil.Process, job: str) -> bool:
+    return process.info["cmdline"][:1] == [f"slurmstepd: [{job}.0]"]
+
+
+def requeue(job: str) -> None:
+    ask("scontrol", "requeue", job)
+
+
+ENDINGS = {"0.1": scancel, "0.2": reach_time_limit, "0.3": kill_step, "0.4": requeue}
+
+
+def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_there(sweep: Sweep) -> None:
+    sweep.configure(ENDINGS)
+    sweep.start(pause_s=1.0)
+    jobs = {lr: sweep.job_of(f"lr={lr}") for lr in ENDINGS}
+    for lr, end in ENDINGS.items():
+        end(jobs[lr])
+    assert sweep.wait() != 0
+    said = sweep.said()
+    sweep.check_node()
+    assert sweep.record("lr=0.4")["protection"]["resumed_from"], "the one that was queued again has ended well"
+    states = sweep.cluster.jobs()
+    assert (states[jobs["0.1"]], states[jobs["0.4"]]) == ("CANCELLED", "COMPLETED")
+    for lr in ("0.1", "0.2", "0.3"):
+        results = sweep.results(f"lr={lr}")
+        assert list(results.glob("checkpoints/[0-9]*/manifest.json")) and not (results / "record.json").exists(), lr
+    for lr in ("0.1", "0.2"):
+        failure = json.loads((sweep.results(f"lr={lr}") / "failure.json").read_text())
+        assert (failure["status"], failure["step"]) == ("interrupted", "train_run"), failure
+        assert f"run lr={lr}: SIGTERM: the trainer is sent SIGINT" in said
+    sweep.start()
+    assert sweep.wait() == 0, sweep.said()
+    for lr in ("0.1", "0.2", "0.3"):
+        assert sweep.record(f"lr={lr}")["protection"]["resumed_from"], lr
+    sweep.check_node()
+
+
+def test_a_job_whose_ram_disk_does_not_fit_in_its_memory_is_not_sent(sweep: Sweep) -> None:
+    sweep.configure(["0.1"])
+    before = sweep.cluster.jobs()
+    rules = ("mount_ramdisk", "stage_project", "train_run", "export_model", "unmount_run")
+    sweep.start("--set-resources", *(f"{rule}:mem_mb=700" for rule in rules))
+    assert sweep.wait() == 1
+    said = sweep.said()
+    assert "run lr=0.1: its RAM disk does not fit in the memory of its job, nothing was sent:" in said
+    assert "76 MiB  is missing" in said
+    assert sweep.cluster.jobs() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.memory": None}, "run lr=0.1: train.memory: missing"),
+        ({"ramdisk.size": "auto"}, "run lr=0.1: ramdisk.size: auto: nothing is known yet"),
+    ],
+)
+def test_what_a_job_is_to_ask_for_has_to_be_known(sweep: Sweep, changes: dict, message: str) -> None:
+    sweep.configure(["0.1"], **changes)
+    sweep.start()
+    assert sweep.wait() == 1
+    assert message in sweep.said()
