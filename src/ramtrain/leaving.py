@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ramtrain.errors import RamTrainError
-from ramtrain.lease import Lease
+from ramtrain.lease import MARK, Lease
 from ramtrain.ledger import is_at_work
 from ramtrain.ramdisk import release_half
 from ramtrain.rescue import halves, leftovers, rescue, row
@@ -33,7 +33,7 @@ def leave_at_end(workdir: Path, job: Job) -> None:
     Nothing is left to do where the runs ended well. Snakemake waits for a training that is told to end.
     """
     for lease in leftovers(workdir):
-        if lease.job and lease.job.id != job.id and not is_alive(lease.job.id):
+        if lease.job and lease.job.id != job.id and is_alive(lease.job.id) is False:
             _leave(lease)
     atexit.register(leave, workdir, job)
 
@@ -58,17 +58,12 @@ def _of(workdir: Path, job: Job) -> Iterator[Lease]:
 
 def _leave(lease: Lease) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    while True:
+    while (Path(lease.state) / MARK).exists():  # else it has been done meanwhile
         try:
             for saved in rescue(lease, discard=False, goes_on=True):
                 print(row(lease.run, saved), flush=True)
         except (RamTrainError, OSError) as error:
-            if time.monotonic() < deadline:
-                time.sleep(_AGAIN_S)
-                continue
-            log.error("run %s: %s\nWhat it holds on node %s stays at %s.", lease.run, error, _node(lease), lease.folder)
-        return
-
-
-def _node(lease: Lease) -> str:
-    return lease.job.node if lease.job else "?"
+            if time.monotonic() > deadline:
+                log.error("%s\nWhat run %s holds on this node stays at %s.", error, lease.run, lease.folder)
+                return
+            time.sleep(_AGAIN_S)

@@ -458,6 +458,8 @@ def release(lease: Lease) -> bool:
     """
     state, folder = Path(lease.state), Path(lease.folder)
     if not os.path.lexists(state) and not os.path.lexists(folder):
+        _clear_beside(state)
+        _prune_empty(state)
         return False
     for place in {state, folder}:
         if os.path.lexists(place):

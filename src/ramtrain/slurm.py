@@ -53,9 +53,12 @@ def seconds_left(job: Job) -> float:
     return float(found[1]) if found else _KILL_WAIT_S
 
 
-def is_alive(number: str) -> bool:
-    """Whether a job has not ended yet, as far as SLURM tells here; one that is queued again has not."""
-    return bool(_ask("squeue", "--noheader", "--jobs", number, "--format=%i").split())
+def is_alive(number: str) -> bool | None:
+    """Whether a job has not ended yet, or is queued again; None where SLURM does not tell."""
+    try:
+        return bool(run_command("squeue", "--noheader", "--jobs", number, "--format=%i", timeout_s=_ANSWER_S).split())
+    except CommandError as error:
+        return False if "Invalid job id" in str(error) else None
 
 
 def _ask(*command: str) -> str:

@@ -1,7 +1,7 @@
 """A SLURM of one node for the tests, and sweeps that are sent to it; `make test-slurm`.
 
-The node has a /dev/shm of its own, as on another machine. All of it lies in /var/tmp: a job with a private /dev/shm has a
-private /tmp as well.
+The node has a /dev/shm of its own, as on another machine. All of it lies in /var/tmp: where a job has a private
+/dev/shm it has a private /tmp as well.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class Cluster:
         own = seen / user_root().relative_to("/")
         return mounted + ([own, *own.rglob("*")] if own.exists() else [])
 
+    @staticmethod
+    def ask(*command: str) -> str:
+        """Return what a command of SLURM prints."""
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
     def jobs(self) -> dict[str, str]:
         """Return all jobs of the last minutes, with their states."""
-        listed = ask("squeue", "--noheader", "--states=all", "--format=%i %T")
+        listed = self.ask("squeue", "--noheader", "--states=all", "--format=%i %T")
         return dict(line.split() for line in listed.splitlines())
-
-
-def ask(*command: str) -> str:
-    """Return what a command of SLURM prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ class Sweep:
 
     def check_node(self) -> None:
         """Check that nothing is left on the node when its jobs have ended."""
-        self.until(lambda: not ask("squeue", "--noheader"), within_s=30)
+        self.until(lambda: not self.cluster.ask("squeue", "--noheader"), within_s=30)
         assert self.cluster.held() == []
 
 
@@ -185,8 +185,8 @@ def sweep(cluster: Cluster) -> Iterator[Sweep]:
     if place.submitter and place.submitter.poll() is None:
         place.submitter.kill()
         place.submitter.wait()
-    ask("scancel", "--user=root")
+    cluster.ask("scancel", "--user=root")
     deadline = time.monotonic() + 30
-    while ask("squeue", "--noheader") and time.monotonic() < deadline:
+    while cluster.ask("squeue", "--noheader") and time.monotonic() < deadline:
         time.sleep(0.2)
     shutil.rmtree(workdir.parent)

@@ -1,5 +1,7 @@
-"""Snakemake, called as on its command line, whose plugin for SLURM asks once a second how its jobs are: by itself it takes
-up to three minutes to see that one has ended."""
+"""Snakemake, called as on its command line, whose plugin for SLURM asks once a second how its jobs are.
+
+By itself it takes up to three minutes to see that one has ended.
+"""
 
 import sys
 

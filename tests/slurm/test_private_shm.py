@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import REPO
-from onenode import Sweep, ask, cluster, sweep  # noqa: F401 (fixtures)
+
+if TYPE_CHECKING:
+    from onenode import Sweep
+
+pytest_plugins = ["onenode"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,7 @@ def test_a_sweep_needs_nothing_of_ram_that_others_see(sweep: Sweep) -> None:
     sweep.configure(["0.1", "0.2", "0.3"])
     sweep.start(pause_s=0.3)
     cut_off = sweep.job_of("lr=0.1")
-    ask("scancel", cut_off)
+    subprocess.run(["scancel", cut_off], check=True)
     assert sweep.wait() != 0
     for lr in ("0.2", "0.3"):
         assert sweep.record(f"lr={lr}")["ramdisk"]["backend"] == "tmpfs"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from onenode import Sweep, ask, cluster, lines, sweep  # noqa: F401 (fixtures)
 
+if TYPE_CHECKING:
+    from onenode import Sweep
+
+pytest_plugins = ["onenode"]
 LRS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")
 
 
@@ -27,7 +30,7 @@ def test_a_sweep_is_a_job_a_run(sweep: Sweep) -> None:
     first = sweep.job_of(f"lr={LRS[0]}")
     entry = status_of(sweep)[f"lr={LRS[0]}"]
     assert (entry["job"], entry["partition"], entry["state"]) == (first, "test", "training")
-    asked = ask("scontrol", "show", "job", first)
+    asked = sweep.cluster.ask("scontrol", "show", "job", first)
     assert "MinMemoryNode=1152M" in asked and "NumCPUs=1 " in asked
     assert sweep.wait() == 0, sweep.said()
     jobs = {job: state for job, state in sweep.cluster.jobs().items() if job not in before}
@@ -41,27 +44,28 @@ def test_a_sweep_is_a_job_a_run(sweep: Sweep) -> None:
 
 
 def scancel(job: str) -> None:
-    ask("scancel", job)
+    call("scancel", job)
 
 
 def reach_time_limit(job: str) -> None:
-    ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
 
 
 def kill_step(job: str) -> None:
     """Kill what slurmstepd has started as the job's step: the Snakemake that works on the run."""
-    (step,) = [process for process in psutil.process_iter(["cmdline"]) if is_step(process, job)]
+    names = {process: process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"])}
+    (step,) = [process for process, words in names.items() if words[0].startswith(f"slurmstepd: [{job}.0]")]
     (child,) = step.children()
-    assert "snakemake" in " ".join(child.cmdline())
+    assert "snakemake" in child.cmdline()
     child.kill()
 
 
-def is_step(process: psutil.Process, job: str) -> bool:
-    return process.info["cmdline"][:1] == [f"slurmstepd: [{job}.0]"]
-
-
 def requeue(job: str) -> None:
-    ask("scontrol", "requeue", job)
+    call("scontrol", "requeue", job)
+
+
+def call(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=30)
 
 
 ENDINGS = {"0.1": scancel, "0.2": reach_time_limit, "0.3": kill_step, "0.4": requeue}
