@@ -30,7 +30,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, SHM, Lease, is_full, lock_of, ram_root, short_name, used_bytes
 from ramtrain.ledger import at_work, forget_work
 from ramtrain.meter import disk_counters
-from ramtrain.slurm import this_job
+from ramtrain.slurm import Job, this_job
 from ramtrain.spill import moved_away, remove_spilled, spill_folder
 from ramtrain.system import CommandError, Mount, mount_of, mounts, run_command
 
@@ -188,8 +188,12 @@ def _new_lease(run: Run, workdir: Path, state: Path) -> Lease:
         mount_s=0.0,
         counters=disk_counters(workdir),
         size_from=run.size_from,
-        job=caller.job() or this_job(),
+        job=_job(),
     )
+
+
+def _job() -> Job | None:
+    return caller.job() or this_job()
 
 
 def _fallen_back(run: Run, lease: Lease, error: RamTrainError) -> Lease:
@@ -246,6 +250,9 @@ def _adopt(run: Run, lease: Lease) -> Lease:
     _check_backend(run, lease)
     check_own_folder(Path(lease.folder))
     _make_temporary(lease)
+    if lease.job != _job():
+        lease = replace(lease, job=_job())
+        _write_marks(lease)
     lease = enlarge(run, lease)
     log.info("run %s: going on with the RAM disk of an earlier attempt at %s", lease.run, lease.folder)
     return lease
