@@ -26,7 +26,7 @@ def lines() -> Sequence[str]:
 
 def test_a_sweep_needs_nothing_of_ram_that_others_see(sweep: Sweep) -> None:
     sweep.configure(["0.1", "0.2", "0.3"])
-    sweep.start(pause_s=0.3)
+    sweep.start(pause_s=0.8)
     cut_off = sweep.job_of("lr=0.1")
     subprocess.run(["scancel", cut_off], check=True)
     assert sweep.wait() != 0

@@ -26,7 +26,7 @@ def status_of(sweep: Sweep) -> dict[str, dict]:
 def test_a_sweep_is_a_job_a_run(sweep: Sweep) -> None:
     sweep.configure(LRS)
     before = sweep.cluster.jobs()
-    sweep.start(pause_s=0.2)
+    sweep.start(pause_s=0.6)
     first = sweep.job_of(f"lr={LRS[0]}")
     entry = status_of(sweep)[f"lr={LRS[0]}"]
     assert (entry["job"], entry["partition"], entry["state"]) == (first, "test", "training")

@@ -101,6 +101,9 @@ def run_threads(wildcards):
     return RUNS[wildcards.run].threads or 1
 
 
+# The rules of a run's chain are one job, where jobs are sent; groups take time for each job where they do nothing.
+CHAIN = "run" if SENDS or JOB else None
+
 # What a run holds from mount to unmount: the same on every rule of its chain. A resource takes its time for each job, so
 # devices are one only where a run is given any.
 HELD = {"ramdisk_mb": lambda wildcards: RUNS[wildcards.run].ramdisk_mb}
@@ -124,7 +127,7 @@ def asked_mb():
     """Return the memory that the job of each run asks for, in MiB, as profiles and the command line leave it."""
     found = {}
     for job in workflow.dag.needrun_jobs():
-        if job.rule.group == "run":
+        if job.rule.group == CHAIN:
             asked = job.resources
             mb = asked["mem_mb_per_cpu"] * job.threads if asked.get("mem_mb_per_cpu") else asked.get("mem_mb", 0)
             found[job.wildcards.run] = max(mb, found.get(job.wildcards.run, 0))

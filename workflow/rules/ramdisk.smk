@@ -14,7 +14,7 @@ rule mount_ramdisk:
         "results/{run}/logs/mount_ramdisk.log",
     priority: 1
     group:
-        "run"
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
@@ -35,7 +35,7 @@ rule stage_project:
         "results/{run}/logs/stage_project.log",
     priority: 2
     group:
-        "run"
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
@@ -59,7 +59,7 @@ rule unmount_run:
         "results/{run}/logs/unmount_run.log",
     priority: 5
     group:
-        "run"
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads

@@ -12,7 +12,7 @@ rule train_run:
         "results/{run}/logs/train_run.log",
     priority: 3
     group:
-        "run"
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
@@ -37,7 +37,7 @@ rule export_model:
         "results/{run}/logs/export_model.log",
     priority: 4
     group:
-        "run"
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
