@@ -15,6 +15,7 @@ from ramtrain.config import Run
 from ramtrain.errors import RamTrainError
 from ramtrain.memory import Bound
 from ramtrain.sizing import NOTHING_KNOWN
+from ramtrain.slurm import Job
 
 _MIB_BYTES = 1 << 20
 # Snakemake, which calls itself twice in a job, RamTrain's script and the trainer's keeper.
@@ -48,6 +49,13 @@ def job_mb(run: Run) -> int:
     while needed_bytes - _reserve_bytes(run, needed_bytes) < held_bytes:
         needed_bytes += held_bytes - (needed_bytes - _reserve_bytes(run, needed_bytes))
     return math.ceil(needed_bytes / _MIB_BYTES)
+
+
+def ramdisk_mb(job: Job, trainer_bytes: int | None) -> int | None:
+    """Return what a job's memory leaves to its RAM disk, in MiB, in a job where SLURM tells; None where it does not."""
+    if job.memory_mb is None:
+        return None
+    return max(0, job.memory_mb - (_OWN_BYTES + (trainer_bytes or 0)) // _MIB_BYTES)
 
 
 def runtime_minutes(run: Run, minutes: int | None) -> int | None:

@@ -324,7 +324,12 @@ def read_reserve(reserve: str | int | None) -> int | None:
     return None if reserve is None else _parse_bytes("guard.reserve", reserve, hint, memory.total_bytes())
 
 
-def _read_memory(memory: str | int | None) -> int | None:
+def read_memory(memory: str | int | None) -> int | None:
+    """Return `train.memory` in bytes; None if it is not said.
+
+    Raises:
+        RamTrainError: not a size.
+    """
     hint = "give what the trainer itself takes at most, such as 12G"
     return None if memory is None else _parse_bytes("train.memory", memory, hint)
 
@@ -619,7 +624,7 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         threads=train["threads"],
         gpus=train["gpus"],
         devices=tuple(map(str, train["devices"] or ())),
-        memory_bytes=_read_memory(train["memory"]),
+        memory_bytes=read_memory(train["memory"]),
         time_s=_read_time(train["time"]),
         protect=_read_protect(config["protect"]),
         resume=config["resume"],

@@ -31,7 +31,7 @@ if SENDS:
     workflow.global_resources["_cores"] = sys.maxsize
 
 # The job of the cluster that this call was sent there as; it calls Snakemake once more, which works on the run.
-JOB = slurm.this_job() if workflow.remote_exec else None
+JOB = (caller.job() or slurm.this_job()) if workflow.remote_exec else None
 
 
 def load_config():
@@ -50,8 +50,11 @@ def remember_call(reserve):
     if SENDS:
         caller.remember(workflow.overwrite_configfiles, job=JOB)
         return
-    free = admission.room_bytes(None, Path.cwd(), settings.read_reserve(reserve))
-    budget = workflow.global_resources.setdefault("ramdisk_mb", free >> 20)
+    free_mb = admission.room_bytes(None, Path.cwd(), settings.read_reserve(reserve)) >> 20
+    if JOB:
+        given_mb = cluster.ramdisk_mb(JOB, settings.read_memory(config["train"]["memory"]))
+        free_mb = min(free_mb, free_mb if given_mb is None else given_mb)
+    budget = workflow.global_resources.setdefault("ramdisk_mb", free_mb)
     caller.remember(workflow.overwrite_configfiles, budget.value, JOB)
 
 
