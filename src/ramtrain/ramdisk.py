@@ -315,9 +315,10 @@ def _first_working(run: Run, lease: Lease, ways: Mapping[str, Way]) -> Lease:
     if run.backend != "auto":
         return ways[run.backend](run, lease)
     reasons = []
-    for name in ("tmpfs", "shm"):
+    scratch = _scratch_in_memory()
+    for name in ("tmpfs", "shm", *(["path"] if scratch else [])):
         try:
-            taken = ways[name](run, replace(lease, backend=name))
+            taken = ways[name](replace(run, ramdisk_path=scratch), replace(lease, backend=name))
         except Unavailable as reason:
             reasons.append(f"no {name}: {reason}")
         else:
@@ -328,6 +329,14 @@ def _first_working(run: Run, lease: Lease, ways: Mapping[str, Way]) -> Lease:
         + " Choose a smaller ramdisk.size, a RAM disk of your own (ramdisk.backend: path), or, to train on the disk "
         "where there is none, ramdisk.fallback: disk."
     )
+
+
+def _scratch_in_memory() -> Path | None:
+    """Return the folder that a cluster's job has for itself, if it is in memory; None where there is no such folder."""
+    job = caller.job()
+    place = Path(job.scratch) if job and job.scratch else None
+    is_in_memory = place and place.is_dir() and mount_of(place.resolve()).fstype in MEMORY_FILESYSTEMS
+    return place if is_in_memory else None
 
 
 def _mount_tmpfs(run: Run, lease: Lease) -> Lease:

@@ -17,12 +17,14 @@ _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 @dataclass(frozen=True)
 class Job:
-    """A job: its number, its node, and, where SLURM tells, its partition and the memory that it has there, in MiB."""
+    """A job: its number, its node, and, where that is told, its partition, the memory that it has there, in MiB, and a
+    folder for its own use."""
 
     id: str
     node: str
     partition: str | None
     memory_mb: int | None
+    scratch: str | None = None
 
 
 def this_job(environment: Mapping[str, str] = os.environ) -> Job | None:
@@ -35,6 +37,7 @@ def this_job(environment: Mapping[str, str] = os.environ) -> Job | None:
         node=environment.get("SLURMD_NODENAME", os.uname().nodename),
         partition=environment.get("SLURM_JOB_PARTITION"),
         memory_mb=int(memory) if memory.isdecimal() and int(memory) else None,
+        scratch=environment.get("SLURM_TMPDIR") or environment.get("TMPDIR"),
     )
 
 

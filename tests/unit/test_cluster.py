@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import REPO, small_config
 
-from ramtrain import afar, caller, cluster, leaving, slurm, status
+from ramtrain import afar, caller, cluster, leaving, ramdisk, slurm, status
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.ramdisk import acquire, release
@@ -266,6 +268,33 @@ def leave_in_another_process(workdir: Path, alive: bool) -> None:
         f"leaving.leave_at_end(Path({str(workdir)!r}), Job('18', 'n1', None, None))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_where_dev_shm_is_no_memory_the_jobs_own_folder_may_be(
+    project: Path, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    with contextlib.ExitStack() as undo:
+        scratch = tmp_path
+        if in_memory:
+            scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ramtrain-test-")))
+        monkeypatch.setenv("RAMTRAIN_CALLER", "{}")
+        caller.remember([], job=replace(JOB, scratch=str(scratch)))
+        run = a_run(project, **{"ramdisk.backend": "auto"})
+
+        def no_shm(run: Run) -> None:
+            raise ramdisk.Unavailable("it is not in memory.")
+
+        monkeypatch.setattr(ramdisk, "_check_may_mount", no_shm)
+        monkeypatch.setattr(ramdisk, "_check_shm", no_shm)
+        if not in_memory:
+            with pytest.raises(RamTrainError, match="no RAM disk can be had here"):
+                acquire(run, workdir)
+            return
+        lease = acquire(run, workdir)
+        assert lease.backend == "path" and Path(lease.folder).is_relative_to(scratch)
+        release(lease)
+        assert not any(scratch.iterdir())
 
 
 def test_a_job_leaves_nothing_when_it_ends(in_job: None, project: Path, workdir: Path) -> None:
