@@ -6,7 +6,7 @@ A run's chain is one job, from mount to unmount; what it asks for is the most th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from humanfriendly import format_size
 
@@ -26,9 +26,10 @@ def check_runs(runs: Iterable[Run]) -> None:
     """Check that it is known what the jobs of runs are to ask for.
 
     Raises:
-        RamTrainError: the trainer's memory, or the RAM disk's size, is not.
+        RamTrainError: the trainer's memory, or the RAM disk's size, is not; or a run's id cannot be sent.
     """
     for run in runs:
+        _check_id(run.run)
         if run.memory_bytes is None:
             raise RamTrainError(
                 f"run {run.run}: train.memory: missing; its job on the cluster asks for memory for the trainer and for "
@@ -39,6 +40,29 @@ def check_runs(runs: Iterable[Run]) -> None:
                 f"run {run.run}: ramdisk.size: auto: nothing is known yet of what it writes, and what is free on this "
                 "machine says nothing of the cluster's; give a size, such as 16G, for the first run."
             )
+
+
+def _check_id(run: str) -> None:
+    names = [piece.partition("=")[0] for piece in run.split(",")[1:] if "=" in piece]
+    if len(set(names)) < run.count(",") or "run" in names:
+        raise RamTrainError(
+            f"run {run}: its id cannot be sent to a cluster: Snakemake takes it apart at its commas. Give it another, "
+            "without commas or as name=value,name=value."
+        )
+
+
+def wildcards_of(pieces: Mapping[str, str]) -> dict[str, str]:
+    """Return the wildcards of a job's target: Snakemake (9.27, parse_target_jobs_cli_args) takes the value of the only
+    one, `run`, apart at its commas."""
+    (name, value), *others = pieces.items()
+    return {name: ",".join([value, *(f"{other}={part}" for other, part in others)])}
+
+
+def run_of(argv: Sequence[str]) -> str | None:
+    """Return the run that a call of Snakemake as a job is to work on; None if it is to do something else."""
+    targets = argv[argv.index("--target-jobs") + 1 :] if "--target-jobs" in argv else []
+    runs = {target.partition(":run=")[2].strip('"') for target in targets if ":run=" in target}
+    return runs.pop() if len(runs) == 1 else None
 
 
 def job_mb(run: Run) -> int:

@@ -101,11 +101,11 @@ class Sweep:
         self.submitter: subprocess.Popen[bytes] | None = None
 
     def configure(self, lrs: Sequence[str], **changes: Any) -> None:
-        """Write a config with a run for each learning rate; dotted keys change it."""
+        """Write a config with a run for each learning rate, or each with some seeds; dotted keys change it."""
         config = {
             "project": {
                 "path": str(self.project),
-                "command": [sys.executable, "train.py", "--lr", "{lr}"],
+                "command": [sys.executable, "train.py", "--lr", "{lr}", "--seed", "{seed}"],
                 "trainer": "coqui",
                 "model": ["output/run/best_model.pth"],
             },
@@ -151,7 +151,9 @@ class Sweep:
 
     def record(self, run: str) -> dict[str, Any]:
         """Return the record of a run that has ended, whose model is the one of an uninterrupted training."""
-        assert state_of(self.results(run) / "model/best_model.pth") == expected_state(lr=run.partition("=")[2])
+        values = dict(part.split("=") for part in run.split(","))
+        expected = expected_state(lr=values["lr"], seed=int(values.get("seed", 1)))
+        assert state_of(self.results(run) / "model/best_model.pth") == expected
         return json.loads((self.results(run) / "record.json").read_text())
 
     def until(self, what: Callable[[], Any], within_s: float = 60.0) -> Any:

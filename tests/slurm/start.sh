@@ -8,6 +8,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$1
 shift
 mkdir -p "$root"/{ctld,d}
+for number in {0..7}; do
+    mknod "$root/nvidia$number" c 1 3
+done
+echo "Name=gpu File=$root/nvidia[0-7]" >"$root/gres.conf"
 
 # munge on the distribution's socket; its key was written when the package was installed.
 install -d -o munge -g munge -m 0755 /run/munge

@@ -91,6 +91,30 @@ def test_what_a_job_is_to_ask_for_has_to_be_known(
         cluster.check_runs(all_sized({"x": a_run(project, **changes)}, workdir).values())
 
 
+@pytest.mark.parametrize("run", ["a", "lr=0.1,seed=2", "a,b=1"])
+def test_snakemake_gives_a_job_the_run_it_is_sent_for(project: Path, run: str) -> None:
+    from snakemake.target_jobs import parse_target_jobs_cli_args
+    from snakemake_interface_executor_plugins.utils import TargetSpec, encode_target_jobs_cli_args
+
+    targets = encode_target_jobs_cli_args([TargetSpec(rule, {"run": run}) for rule in ("train_run", "export_model")])
+    for sent in (targets, [target.replace('"', "") for target in targets]):  # as the shell leaves them
+        (spec, _) = parse_target_jobs_cli_args(sent)
+        assert cluster.wildcards_of(spec.wildcards_dict) == {"run": run}
+        assert cluster.run_of(["snakemake", "--target-jobs", *sent, "--allowed-rules", "train_run"]) == run
+    cluster.check_runs([replace(a_run(project), run=run)])
+
+
+@pytest.mark.parametrize("run", ["a,b", "a=1,a=2,a=3", "a,run=2"])
+def test_an_id_that_snakemake_loses_is_not_sent(project: Path, run: str) -> None:
+    with pytest.raises(RamTrainError, match="its id cannot be sent to a cluster"):
+        cluster.check_runs([replace(a_run(project), run=run)])
+
+
+def test_a_call_for_something_else_is_of_no_run() -> None:
+    assert cluster.run_of(["snakemake", "--target-jobs", "benchmark_io:", "--cores", "1"]) is None
+    assert cluster.run_of(["snakemake", "train"]) is None
+
+
 def test_what_the_jobs_memory_leaves_to_the_ram_disk() -> None:
     assert cluster.ramdisk_mb(JOB, 2 << 30) == 4000 - 512 - 2048
     assert cluster.ramdisk_mb(JOB, 8 << 30) == 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.target_jobs import TargetSpec
 from snakemake.utils import update_config
 
 from ramtrain import admission, caller, cluster, config as settings, devices, ramdisk, sizing, slurm, status, summary
@@ -32,6 +33,8 @@ if SENDS:
 
 # The job of the cluster that this call was sent there as; it calls Snakemake once more, which works on the run.
 JOB = (caller.job() or slurm.this_job()) if workflow.remote_exec else None
+if workflow.remote_exec:
+    TargetSpec.wildcards_dict = property(lambda spec: cluster.wildcards_of(spec[1]) if spec[1] else {})
 
 
 def load_config():
@@ -59,8 +62,8 @@ def remember_call(reserve):
 
 
 def load_runs():
-    """Return the configured runs by id, all of them checked, with their sizes as they stay while this call lasts."""
-    runs = settings.load_runs(config, HOME)
+    """Return the configured runs by id, in a job its own, checked, with their sizes as they stay while this call lasts."""
+    runs = settings.load_runs(config, HOME, cluster.run_of(sys.argv) if workflow.remote_exec else None)
     ended = {run for run in runs if Path("results", run, "record.json").exists()}
     settings.check_projects(run for run in runs.values() if run.run not in ended)
     if SENDS:
@@ -82,7 +85,7 @@ try:
         load_config()
         remember_call(config["guard"]["reserve"])
         RUNS = load_runs()
-        BENCHMARK_RUN = settings.benchmark_run(config, RUNS)
+        BENCHMARK_RUN = settings.benchmark_run(config, RUNS) if len(RUNS) > 1 or not workflow.remote_exec else None
 except RamTrainError as error:
     raise WorkflowError(redact_text(str(error), code=True)) from None
 
