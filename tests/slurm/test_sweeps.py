@@ -100,6 +100,22 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
     sweep.check_node()
 
 
+def test_a_plain_user_needs_no_privilege(sweep: Sweep) -> None:
+    sweep.configure(["0.1", "0.2"])
+    sweep.become_plain()
+    sweep.start(pause_s=0.8)
+    call("scancel", sweep.job_of("lr=0.1"))
+    assert sweep.wait() != 0
+    sweep.check_node()
+    sweep.start()
+    assert sweep.wait() == 0, sweep.said()
+    records = [sweep.record(f"lr={lr}") for lr in ("0.1", "0.2")]
+    assert [record["ramdisk"]["backend"] for record in records] == ["shm", "shm"]
+    assert [record["staging"]["method"] for record in records] == ["overlay", "overlay"]
+    assert records[0]["protection"]["resumed_from"]
+    sweep.check_node()
+
+
 def test_a_job_whose_ram_disk_does_not_fit_in_its_memory_is_not_sent(sweep: Sweep) -> None:
     sweep.configure(["0.1"])
     before = sweep.cluster.jobs()
