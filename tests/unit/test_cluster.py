@@ -230,7 +230,7 @@ def a_sighting(**changes: Any) -> Sighting:
         ({}, "training", 5),
         ({"paused": "memory"}, "paused: memory", 5),
         ({"has_ended": True}, "not training", 0),
-        ({"seen_s": time.time() - 7200}, "not heard of for 2:00:0", 5),
+        ({"seen_s": time.time() - 7200}, "not heard of for 2:", 5),
         (None, "mounted", 0),
     ],
 )
