@@ -1,4 +1,4 @@
-"""Leaving a node of a cluster: what a job's runs still hold there comes home, and its RAM is released.
+"""Leaving a node of a cluster: what a job's run still holds there comes home, and its RAM is released.
 
 The next attempt runs on whatever node is free, where it finds nothing of this one but what is at home.
 """
@@ -9,12 +9,10 @@ import atexit
 import logging
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, Lease
-from ramtrain.ledger import is_at_work
 from ramtrain.ramdisk import release_half
 from ramtrain.rescue import halves, leftovers, rescue, row
 from ramtrain.slurm import Job, is_alive
@@ -26,34 +24,31 @@ _PATIENCE_S = 8.0
 _AGAIN_S = 0.5
 
 
-def leave_at_end(workdir: Path, job: Job) -> None:
+def leave_at_end(workdir: Path, job: Job, run: str | None) -> None:
     """Leave the node clean when this process, Snakemake in a job, ends; first, what killed jobs of the same working
     directory left on it.
 
-    Nothing is left to do where the runs ended well. Snakemake waits for a training that is told to end.
+    Nothing is left to do where the run ended well. Snakemake waits for a training that is told to end.
     """
     for lease in leftovers(workdir):
         if lease.job and lease.job.id != job.id and is_alive(lease.job.id) is False:
             _leave(lease)
-    atexit.register(leave, workdir, job)
+    atexit.register(leave, workdir, job, run)
 
 
-def leave(workdir: Path, job: Job) -> None:
-    """Bring home what the job's runs hold, and release it; what cannot be is told of, and stays."""
+def leave(workdir: Path, job: Job, run: str | None) -> None:
+    """Bring home what the job's run holds, and release it; what cannot be is told of, and stays."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # there is nothing more to end, and little time
-    for lease in _of(workdir, job):
-        _leave(lease)
+    for lease in leftovers(workdir):
+        if lease.job and lease.job.id == job.id:
+            _leave(lease)
     for folder in halves(workdir):
-        if not is_at_work(folder):
+        if folder.name == run:
             try:
                 release_half(folder)
             except (RamTrainError, OSError) as error:
                 log.error("%s", error)
-
-
-def _of(workdir: Path, job: Job) -> Iterator[Lease]:
-    return (lease for lease in leftovers(workdir) if lease.job and lease.job.id == job.id)
 
 
 def _leave(lease: Lease) -> None:

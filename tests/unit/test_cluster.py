@@ -289,7 +289,7 @@ def test_what_a_killed_job_left_on_the_node_is_released_by_the_next_one(
 def leave_in_another_process(workdir: Path, alive: bool) -> None:
     code = (
         "from pathlib import Path; from ramtrain import leaving; from ramtrain.slurm import Job; "
-        f"leaving.leave_at_end(Path({str(workdir)!r}), Job('18', 'n1', None, None))"
+        f"leaving.leave_at_end(Path({str(workdir)!r}), Job('18', 'n1', None, None), 'x')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -325,9 +325,14 @@ def test_a_job_leaves_nothing_when_it_ends(in_job: None, project: Path, workdir:
     lease = acquire(a_run(project), workdir)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        leaving.leave(workdir, replace(JOB, id="16"))
+        leaving.leave(workdir, replace(JOB, id="16"), "other")
         assert Path(lease.folder).exists(), "it is another's"
-        leaving.leave(workdir, JOB)
+        leaving.leave(workdir, JOB, lease.run)
+        assert not Path(lease.folder).exists()
+        Path(lease.folder).mkdir(parents=True, mode=0o700)  # a job that is killed while it mounts leaves no more
+        leaving.leave(workdir, JOB, "other")
+        assert Path(lease.folder).exists()
+        leaving.leave(workdir, JOB, lease.run)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

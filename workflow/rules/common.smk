@@ -92,7 +92,7 @@ except RamTrainError as error:
 if JOB:
     from ramtrain import leaving
 
-    leaving.leave_at_end(Path.cwd(), JOB)
+    leaving.leave_at_end(Path.cwd(), JOB, cluster.run_of(sys.argv))
 
 # Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
 sys.executable = shlex.quote(sys.executable)
