@@ -18,9 +18,9 @@ rule benchmark_io:
         "../envs/ramtrain.yaml"
     threads: CORES
     resources:
+        **({"mem_mb": cluster.job_mb(BENCHMARK_RUN)} if SENDS and BENCHMARK_RUN else {}),
         ramdisk_mb=BENCHMARK_RUN.ramdisk_mb if BENCHMARK_RUN else 0,
         gpu=(BENCHMARK_RUN.gpus or 0) if BENCHMARK_RUN else 0,
-        **({"mem_mb": cluster.job_mb(BENCHMARK_RUN)} if SENDS and BENCHMARK_RUN else {}),
     params:
         pairs=lambda wildcards: BENCHMARK_RUN and config["benchmark"]["pairs"],
         training=lambda wildcards: BENCHMARK_RUN and BENCHMARK_RUN.training,
