@@ -64,7 +64,7 @@ def check_alone(run: str) -> None:
     Raises:
         RamTrainError: one does.
     """
-    note, job = read(_path(run)), caller.job()
+    note, job = read(_path(run)), caller.job() or slurm.this_job()
     if note and (job is None or note.job.id != job.id) and slurm.is_alive(note.job.id):
         raise RamTrainError(
             f"run {run}: job {note.job.id} on node {note.job.node} still works on it; wait until it has ended, or end "

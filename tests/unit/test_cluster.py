@@ -273,6 +273,17 @@ def test_two_jobs_do_not_train_one_run(
     afar.check_alone(lease.run)
 
 
+def test_in_an_interactive_job_a_run_may_be_tried_again(
+    project: Path, workdir: Path, programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    lease = acquire(a_run(project), workdir)
+    release(lease)
+    afar.Teller(lease.run, lease).tell(None)
+    programs(squeue="17")
+    afar.check_alone(lease.run)
+
+
 def test_what_a_killed_job_left_on_the_node_is_released_by_the_next_one(
     in_job: None, project: Path, workdir: Path, programs: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
