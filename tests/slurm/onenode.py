@@ -176,9 +176,13 @@ class Sweep:
             time.sleep(0.2)
         raise AssertionError(self.said())
 
+    def checkpoints(self, run: str) -> list[Path]:
+        """Return the manifests of a run's durable checkpoints."""
+        return list(self.workdir.glob(f"results/{run}/checkpoints/[0-9]*/manifest.json"))
+
     def job_of(self, run: str) -> str:
         """Return the job in which a run is being trained, once it has a durable checkpoint."""
-        self.until(lambda: list(self.results(run).glob("checkpoints/[0-9]*/manifest.json")))
+        self.until(lambda: self.checkpoints(run))
         return json.loads((self.results(run) / "job.json").read_text())["job"]["id"]
 
     def check_node(self) -> None:

@@ -87,8 +87,7 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
     states = sweep.cluster.jobs()
     assert (states[jobs["0.1"]], states[jobs["0.4"]]) == ("CANCELLED", "COMPLETED")
     for lr in ("0.1", "0.2", "0.3"):
-        results = sweep.results(f"lr={lr}")
-        assert list(results.glob("checkpoints/[0-9]*/manifest.json")) and not (results / "record.json").exists(), lr
+        assert sweep.checkpoints(f"lr={lr}") and not (sweep.results(f"lr={lr}") / "record.json").exists(), lr
     for lr in ("0.1", "0.2"):
         failure = json.loads((sweep.results(f"lr={lr}") / "failure.json").read_text())
         assert (failure["status"], failure["step"]) == ("interrupted", "train_run"), failure
