@@ -71,12 +71,12 @@ def call(*command: str) -> None:
     subprocess.run(command, check=True, timeout=30)
 
 
-ENDINGS = {"0.1": scancel, "0.2": reach_time_limit, "0.3": kill_step, "0.4": requeue}
+ENDINGS = {"0.2": reach_time_limit, "0.1": scancel, "0.3": kill_step, "0.4": requeue}
 
 
 def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_there(sweep: Sweep) -> None:
     sweep.configure(ENDINGS)
-    sweep.start(pause_s=1.0)
+    sweep.start(pause_s=3.5)  # SLURM looks at time limits twice a minute
     jobs = {lr: sweep.job_of(f"lr={lr}") for lr in ENDINGS}
     for lr, end in ENDINGS.items():
         end(jobs[lr])
