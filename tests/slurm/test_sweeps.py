@@ -71,15 +71,18 @@ def call(*command: str) -> None:
     subprocess.run(command, check=True, timeout=30)
 
 
-ENDINGS = {"0.2": reach_time_limit, "0.1": scancel, "0.3": kill_step, "0.4": requeue}
+ENDINGS = {"0.2": reach_time_limit, "0.1": scancel, "0.3": kill_step}
 
 
 def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_there(sweep: Sweep) -> None:
-    sweep.configure(ENDINGS)
+    sweep.configure([*ENDINGS, "0.4"])
     sweep.start(pause_s=3.5)  # SLURM looks at time limits twice a minute
-    jobs = {lr: sweep.job_of(f"lr={lr}") for lr in ENDINGS}
+    jobs = {lr: sweep.job_of(f"lr={lr}") for lr in (*ENDINGS, "0.4")}
     for lr, end in ENDINGS.items():
         end(jobs[lr])
+    for run in ("lr=0.1", "lr=0.3"):  # before another job starts, which would clear away what they left
+        sweep.until(lambda run=run: not [path for path in sweep.cluster.held() if path.name == run], within_s=20)
+    requeue(jobs["0.4"])
     assert sweep.wait() != 0
     said = sweep.said()
     sweep.check_node()
