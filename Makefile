@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Paths in recipes are relative or quoted: the checkout may lie in a folder with spaces.
 ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: setup train report test test-trainers lint status bench crash clean
+.PHONY: setup train report test test-trainers test-slurm lint status bench crash clean
 setup: .venv/workflow
 
 train: .venv/example examples/tiny_tts/data/metadata.csv
@@ -22,6 +22,10 @@ test: .venv/dev examples/tiny_tts/data/metadata.csv
 # Real libraries on tiny models; not part of `test`, which does without them.
 test-trainers: .venv/trainers examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) python -m pytest --numprocesses 3 --dist worksteal tests/trainers
+
+# Starts a SLURM of one node, as root, from the packages slurm-wlm and munge; says so where it cannot.
+test-slurm: .venv/slurm
+	$(ACTIVATE) python -m pytest tests/slurm
 
 lint: .venv/dev
 	$(ACTIVATE) ruff check .
@@ -58,6 +62,10 @@ clean:
 
 .venv/trainers: .venv/dev requirements-trainers.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-trainers.txt
+	touch $@
+
+.venv/slurm: .venv/dev requirements-slurm.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-slurm.txt
 	touch $@
 
 examples/tiny_tts/data/metadata.csv: .venv/example

@@ -14,6 +14,17 @@ min_version("9.0")
 report: "workflow/report/workflow.rst"
 
 
+# Where the chains of runs are sent to a cluster, what is left to do here is light.
+localrules:
+    summary,
+    describe_sweep,
+    plot_run,
+    plot_summary,
+    plot_ranking,
+    plot_benchmark,
+    unmount,
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ramdisk.smk"
 include: "workflow/rules/train.smk"
@@ -53,6 +64,8 @@ rule unmount:
 
 
 onstart:
+    if SENDS:
+        cluster.check_memory(RUNS, asked_mb())
     caller.pass_signals_on("mount_ramdisk.py", "train_run.py", "benchmark_io.py")
     # A limit for submitting to clusters. While a run waits for another, Snakemake (9.27, JobScheduler) looks again each
     # time that its timespan is over, and does not end before the last of these.

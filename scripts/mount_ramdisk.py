@@ -13,7 +13,7 @@ from pathlib import Path
 
 from humanfriendly import format_size
 
-from ramtrain import caller, driver
+from ramtrain import afar, caller, driver
 from ramtrain.admission import check_disk, table
 from ramtrain.again import changes_since, check_same_project
 from ramtrain.config import Run
@@ -39,7 +39,9 @@ def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
         logging.info("run %s: planned for its RAM disk:\n%s", run.run, "\n".join(table(plan.parts)))
     if not (ram_root(workdir) / run.run / MARK).exists():  # what is in RAM already is to come home in any case
         check_disk(run, workdir, plan.home)
+    afar.check_alone(run.run)
     lease = acquire(run, workdir)
+    afar.Teller(run.run, lease).tell(None, at_once=True)
     write_json(lease_file, asdict(lease))
     logging.info(
         "run %s: RAM disk: %s of %s at %s (%s)",

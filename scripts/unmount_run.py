@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ramtrain import afar
 from ramtrain.again import write_config
 from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.clock import stamp
@@ -36,6 +37,7 @@ def unmount_run(run: Run, export_file: Path, record_file: Path, schema: Path, wo
     baseline = read_baseline(RESULTS / BASELINE, run.project, run.command)
     close(run.run, steps.training.fingerprint, run.protect.keep_after_success)
     release(steps.lease)
+    afar.forget(run.run)
     installed = install(run, steps.export.model)
     record = compose(
         steps,

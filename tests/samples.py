@@ -51,6 +51,7 @@ def whole_record(run: str = "example", version: str = "1.2.3") -> dict[str, Any]
         "training": {"project": "/project", "command": ["python", "train.py", "--lr", "1e-4"], "threads": None},
         "config": {},
         "devices": [],
+        "job": None,
         "steps": {
             "mount": {"started": "2026-01-01T12:00:00.000+00:00", "ended": "2026-01-01T12:00:00.005+00:00"},
             "stage": {"started": "2026-01-01T12:00:00.200+00:00", "ended": "2026-01-01T12:00:00.259+00:00"},

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
+
+from ramtrain.slurm import Job
 
 _CALLER = "RAMTRAIN_CALLER"
 TOLD_TO_END = signal.SIGUSR1
@@ -26,22 +31,39 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 TEMPORARY_VARIABLES = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")
+_PROFILES = ("--profile", "--workflow-profile")
 
 
-def remember(configfiles: Sequence[str | Path], budget_mb: int | None = None) -> None:
+def remember(configfiles: Sequence[str | Path], budget_mb: int | None = None, job: Job | None = None) -> None:
     """Note this process, its --configfile, and the variables that Snakemake sets anew for every job.
 
     Args:
         budget_mb: what all its runs together may hold in RAM, in MiB.
+        job: the cluster's job that Snakemake was sent there as; what was typed is then what its sender noted.
     """
     variables = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, *TEMPORARY_VARIABLES)}
+    sender = _recall() if job else {}
     content = {
         "pid": os.getpid(),
         "configfiles": [str(path) for path in configfiles],
+        "profiles": sender.get("profiles", []) if job else _profiles(sys.argv),
         "variables": variables,
         "budget_mb": budget_mb,
+        "job": job and asdict(job),
     }
     os.environ[_CALLER] = json.dumps(content)
+
+
+def _profiles(argv: Sequence[str]) -> list[str]:
+    """Return the options of a call of Snakemake that name profiles."""
+    joined = [argument for argument in argv if argument.startswith(tuple(f"{name}=" for name in _PROFILES))]
+    return joined + [part for pair in itertools.pairwise(argv) if pair[0] in _PROFILES for part in pair]
+
+
+def job() -> Job | None:
+    """Return the cluster's job that our Snakemake was sent there as; None if it was not."""
+    content = _recall().get("job")
+    return Job(**content) if content else None
 
 
 def pass_signals_on(*scripts: str) -> None:
@@ -92,8 +114,9 @@ def has_ended() -> bool:
 
 def command(target: str) -> str:
     """Return what to type for a target, with the config that this call was given."""
-    configfiles = _recall().get("configfiles", [])
-    return shlex.join(["snakemake", "--cores", "1", target, *(["--configfile", *configfiles] if configfiles else [])])
+    configfiles, profiles = _recall().get("configfiles", []), _recall().get("profiles", [])
+    options = ["--configfile", *configfiles] if configfiles else []
+    return shlex.join(["snakemake", "--cores", "1", target, *profiles, *options])
 
 
 def environment() -> dict[str, str]:

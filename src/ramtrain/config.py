@@ -139,7 +139,8 @@ class Run:
     base of the trainer's parameters file has, None for any.
     `python` is the interpreter that {python} stands for, `install_pattern` a folder that gets the model too,
     with its placeholders.
-    The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have.
+    The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have. On a
+    cluster its job asks for `memory_bytes` beside the RAM disk, and for `time_s`; None if the config does not say.
     """
 
     run: str
@@ -173,6 +174,8 @@ class Run:
     threads: int | None
     gpus: int | None
     devices: tuple[str, ...]
+    memory_bytes: int | None
+    time_s: float | None
     protect: Protect
     resume: str
 
@@ -323,6 +326,21 @@ def read_reserve(reserve: str | int | None) -> int | None:
     return None if reserve is None else _parse_bytes("guard.reserve", reserve, hint, memory.total_bytes())
 
 
+def read_memory(memory: str | int | None) -> int | None:
+    """Return `train.memory` in bytes; None if it is not said.
+
+    Raises:
+        RamTrainError: not a size.
+    """
+    hint = "give what the trainer itself takes at most, such as 12G"
+    return None if memory is None else _parse_bytes("train.memory", memory, hint)
+
+
+def _read_time(time: str | float | None) -> float | None:
+    hint = "give a time such as 12 h or 3 days"
+    return None if time is None else _parse_time("train.time", time, hint)
+
+
 def _read_resume(resume: str, run: str) -> str:
     """Return same, always, never, or the path of a durable checkpoint's folder, if it is one of this run."""
     if resume in ("same", "always", "never"):
@@ -339,15 +357,17 @@ def _read_resume(resume: str, run: str) -> str:
 def _parse_max_loss(text: str | float) -> float | None:
     """Return seconds; None for `never`."""
     hint = "give a time such as 10 min, 30 s or 1 h, or never for no durable checkpoints"
-    if text == "never":
-        return None
+    return None if text == "never" else _parse_time("protect.max_loss", text, hint)
+
+
+def _parse_time(key: str, text: str | float, hint: str) -> float:
     try:
-        max_loss_s = float(humanfriendly.parse_timespan(str(text)))
+        time_s = float(humanfriendly.parse_timespan(str(text)))
     except (humanfriendly.InvalidTimespan, OverflowError):
-        raise RamTrainError(f"protect.max_loss: {text!r} is not a time; {hint}.") from None
-    if not 1 <= max_loss_s < math.inf:
-        raise RamTrainError(f"protect.max_loss: {text!r} is less than a second, or no end of time; {hint}.")
-    return max_loss_s
+        raise RamTrainError(f"{key}: {text!r} is not a time; {hint}.") from None
+    if not 1 <= time_s < math.inf:
+        raise RamTrainError(f"{key}: {text!r} is less than a second, or no end of time; {hint}.")
+    return time_s
 
 
 def load_trainer(name: str, home: Path) -> Trainer:
@@ -607,6 +627,8 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         threads=train["threads"],
         gpus=train["gpus"],
         devices=tuple(map(str, train["devices"] or ())),
+        memory_bytes=read_memory(train["memory"]),
+        time_s=_read_time(train["time"]),
         protect=_read_protect(config["protect"]),
         resume=config["resume"],
     )

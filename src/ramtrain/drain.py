@@ -26,6 +26,7 @@ import psutil
 from humanfriendly import format_size, format_timespan
 
 from ramtrain import shelf
+from ramtrain.afar import Teller
 from ramtrain.best import globs_of_best
 from ramtrain.checkpoints import (
     Checkpoint,
@@ -362,6 +363,7 @@ class Drain:
         self.saved: list[Saved] = []
         self._inodes: set[int] = set()
         self.last: Sighting | None = None
+        self.teller = Teller(run.run, lease)
         self._alive_s = 0.0
         self._changed_s: dict[Checkpoint, float] = {}
         self._complete: dict[Checkpoint, dict[str, str]] = {}  # each with the progress at that time
@@ -448,6 +450,8 @@ class Drain:
             self._bring_if_due()
         self._note_age()
         self._note_alive()
+        if self.last:
+            self.teller.tell(self.last)
         return max(_TICK_S, min(wait_s, (self.schedule.max_loss_s or wait_s) / 10))
 
     def _note_alive(self) -> None:

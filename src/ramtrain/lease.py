@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ramtrain.meter import DiskCounters
+from ramtrain.slurm import Job
 
 SHM = Path("/dev/shm")
 MARK = ".ramtrain.json"
@@ -29,7 +30,7 @@ class Lease:
 
     `state` is the run's folder under the RAM root, `folder` the one with its data. `counters` are the disk's at the
     start, for the record. `may_swap` says whether the kernel may move it to a swap device, uncounted; `size_from` how
-    its size was found; `started` when it was asked for, `mounted` when it was there.
+    its size was found; `started` when it was asked for, `mounted` when it was there; `job` is SLURM's, if in one.
     """
 
     run: str
@@ -47,6 +48,7 @@ class Lease:
     counters: DiskCounters
     size_from: str = "ramdisk.size"
     mounted: str | None = None  # not in a note of before it was kept
+    job: Job | None = None
 
     @classmethod
     def read(cls, path: Path) -> Lease:
@@ -56,7 +58,8 @@ class Lease:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Lease:
         """Return the lease that `asdict` made `content` of."""
-        return cls(**{**content, "counters": DiskCounters(**content["counters"])})
+        job = content.get("job")
+        return cls(**{**content, "counters": DiskCounters(**content["counters"]), "job": job and Job(**job)})
 
 
 def ram_root(workdir: Path) -> Path:

@@ -30,6 +30,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, SHM, Lease, is_full, lock_of, ram_root, short_name, used_bytes
 from ramtrain.ledger import at_work, forget_work
 from ramtrain.meter import disk_counters
+from ramtrain.slurm import Job, this_job
 from ramtrain.spill import moved_away, remove_spilled, spill_folder
 from ramtrain.system import CommandError, Mount, mount_of, mounts, run_command
 
@@ -186,7 +187,12 @@ def _new_lease(run: Run, workdir: Path, state: Path) -> Lease:
         mount_s=0.0,
         counters=disk_counters(workdir),
         size_from=run.size_from,
+        job=_job(),
     )
+
+
+def _job() -> Job | None:
+    return caller.job() or this_job()
 
 
 def _fallen_back(run: Run, lease: Lease, error: RamTrainError) -> Lease:
@@ -243,6 +249,9 @@ def _adopt(run: Run, lease: Lease) -> Lease:
     _check_backend(run, lease)
     check_own_folder(Path(lease.folder))
     _make_temporary(lease)
+    if lease.job != _job():
+        lease = replace(lease, job=_job())
+        _write_marks(lease)
     lease = enlarge(run, lease)
     log.info("run %s: going on with the RAM disk of an earlier attempt at %s", lease.run, lease.folder)
     return lease
@@ -305,9 +314,10 @@ def _first_working(run: Run, lease: Lease, ways: Mapping[str, Way]) -> Lease:
     if run.backend != "auto":
         return ways[run.backend](run, lease)
     reasons = []
-    for name in ("tmpfs", "shm"):
+    scratch = _scratch_in_memory()
+    for name in ("tmpfs", "shm", *(["path"] if scratch else [])):
         try:
-            taken = ways[name](run, replace(lease, backend=name))
+            taken = ways[name](replace(run, ramdisk_path=scratch), replace(lease, backend=name))
         except Unavailable as reason:
             reasons.append(f"no {name}: {reason}")
         else:
@@ -318,6 +328,14 @@ def _first_working(run: Run, lease: Lease, ways: Mapping[str, Way]) -> Lease:
         + " Choose a smaller ramdisk.size, a RAM disk of your own (ramdisk.backend: path), or, to train on the disk "
         "where there is none, ramdisk.fallback: disk."
     )
+
+
+def _scratch_in_memory() -> Path | None:
+    """Return the folder that a cluster's job has for itself, if it is in memory; None where there is no such folder."""
+    job = caller.job()
+    place = Path(job.scratch) if job and job.scratch else None
+    is_in_memory = place and place.is_dir() and mount_of(place.resolve()).fstype in MEMORY_FILESYSTEMS
+    return place if is_in_memory else None
 
 
 def _mount_tmpfs(run: Run, lease: Lease) -> Lease:
@@ -455,6 +473,8 @@ def release(lease: Lease) -> bool:
     """
     state, folder = Path(lease.state), Path(lease.folder)
     if not os.path.lexists(state) and not os.path.lexists(folder):
+        _clear_beside(state)
+        _prune_empty(state)
         return False
     for place in {state, folder}:
         if os.path.lexists(place):

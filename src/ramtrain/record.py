@@ -131,6 +131,7 @@ def compose(
         "training": training.fingerprint.training,
         "config": dict(run.config),
         "devices": training.devices,
+        "job": lease.job and {key: getattr(lease.job, key) for key in ("id", "node", "partition")},
         "timings_s": {
             "mount": lease.mount_s,
             "stage": stage.stage_s,

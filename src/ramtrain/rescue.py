@@ -41,8 +41,11 @@ def halves(workdir: Path) -> list[Path]:
     return sorted(folder for folder in folders if not (folder / MARK).exists())
 
 
-def rescue(lease: Lease, discard: bool) -> list[Saved]:
+def rescue(lease: Lease, discard: bool, goes_on: bool = False) -> list[Saved]:
     """Bring home what is complete, unless it is at home already or to be discarded, and release the RAM disk.
+
+    Args:
+        goes_on: the training will go on from what comes home: a copy of its model so far is not wanted beside that.
 
     Returns:
         what came home or was thrown away; nothing of it is in RAM any more.
@@ -60,7 +63,7 @@ def rescue(lease: Lease, discard: bool) -> list[Saved]:
             for durable in durable_checkpoints(lease.run):
                 log.info("run %s: at home there stays %s; `resume: never` starts anew", lease.run, durable.folder)
         else:
-            saved = _bring_home(lease)
+            saved = _bring_home(lease, goes_on)
             keep_log(lease.run, lease)
         release(lease)
     return saved
@@ -88,18 +91,18 @@ def _count(lease: Lease) -> Saved:
     return Saved("thrown away as asked: all that it wrote", None, len(sources), size_bytes)
 
 
-def _bring_home(lease: Lease) -> list[Saved]:
+def _bring_home(lease: Lease, goes_on: bool) -> list[Saved]:
     begun, stage = Begun.read(lease), current_stage(lease)
     if begun is None or stage is None:
         return [NOTHING]
     try:
-        return _find(lease, begun, stage)
+        return _find(lease, begun, stage, goes_on)
     except re.error as error:
         log.warning("run %s: a glob of its config cannot be used: %s; all that it wrote comes home", lease.run, error)
         return [save_files("all that it wrote", lease, written(lease, stage))]
 
 
-def _find(lease: Lease, begun: Begun, stage: Stage) -> list[Saved]:
+def _find(lease: Lease, begun: Begun, stage: Stage, goes_on: bool) -> list[Saved]:
     """Bring home what the globs find: the model, or else the newest checkpoint, or all that is there."""
     trained = Path(lease.state) / TRAIN
     if begun.finished and trained.exists():
@@ -114,7 +117,7 @@ def _find(lease: Lease, begun: Begun, stage: Stage) -> list[Saved]:
             size_bytes = sum(file.bytes for file in exported.model)
             return [Saved("its model", home(lease.run) / "model", len(exported.model), size_bytes)]
     if newest := save_newest(lease, stage, begun):
-        model = whole_model(lease, stage, begun)
+        model = None if goes_on else whole_model(lease, stage, begun)
         return [newest, *([save_files("its model so far", lease, model)] if model else [])]
     return [save_state(lease)]
 

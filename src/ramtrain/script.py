@@ -32,7 +32,9 @@ def script(snakemake: Any) -> Iterator[Run]:
     a defect and shows its traceback.
     """
     run = snakemake.wildcards.run
-    comfort = "" if snakemake.rule == "unmount_run" else "What is in RAM stays there. "
+    comfort = "" if snakemake.rule == "unmount_run" or caller.job() else "What is in RAM stays there. "
+    if caller.job() and snakemake.rule in ("export_model", "unmount_run"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job that is told to end lets the model come home first
     with messages(snakemake, f"run {run}", "train", comfort, partial(note_failure, run, snakemake.rule)):
         runs = load_runs(snakemake.config, workflow_home(snakemake), run)
         if run not in runs:

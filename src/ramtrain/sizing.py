@@ -27,6 +27,7 @@ from ramtrain.shelf import RESULTS, durable_checkpoints, shelf
 from ramtrain.tree import scan
 from ramtrain.view import View, matcher
 
+NOTHING_KNOWN = "all that guard.reserve leaves, since nothing is known of it yet"
 _MARGIN = 0.25
 # What a RAM disk holds is measured a few times a second; what a small trainer held in between is within this.
 _LEAST_MARGIN_BYTES = 128 << 20
@@ -156,8 +157,7 @@ def _unknown(run: Run, workdir: Path, known: dict[object, Any]) -> tuple[list[Li
         return [Line(least_bytes, "RAM disk", "on the disk, where its size is no limit")], least_bytes
     place = _shared_place(run)
     room = _once(known, ("room", place, run.reserve_bytes), lambda: room_bytes(run, workdir, run.reserve_bytes, place))
-    why = "all that guard.reserve leaves, since nothing is known of it yet"
-    return [Line(max(room, least_bytes), "RAM disk", why)], least_bytes
+    return [Line(max(room, least_bytes), "RAM disk", NOTHING_KNOWN)], least_bytes
 
 
 def _shared_place(run: Run) -> Path | None:

@@ -1,4 +1,5 @@
-"""Every RAM disk of the user: which run holds it, where its training is, what a power cut would cost now."""
+"""Every RAM disk of the user on this machine: which run holds it, where its training is, what a power cut would cost
+now; and what jobs of a cluster have last told of the runs of this working directory."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from humanfriendly import format_size
 from humanfriendly.tables import format_smart_table
 from tqdm import tqdm
 
-from ramtrain import caller
+from ramtrain import afar, caller
 from ramtrain.plain import one_line
 from ramtrain.ramdisk import MARK, SHM, Lease, used_bytes
 from ramtrain.sighting import SIGHTING, Sighting
@@ -19,13 +20,29 @@ from ramtrain.staging import Begun
 
 # A training notes where it is every second.
 _ALIVE_S = 10.0
+_ALIVE_AFAR_S = 3 * afar.EVERY_S
 
 
 def read_status() -> list[dict[str, Any]]:
     """Return one entry a RAM disk; sizes in bytes, times in seconds, what is not known None."""
     root = SHM / f"ramtrain-{os.geteuid()}"
     states = [state for workdir in _listed(root) for state in _listed(workdir)]
-    return [entry for state in states if (entry := _read(state / MARK))]
+    here = [entry for state in states if (entry := _read(state / MARK))]
+    known = {(entry["workdir"], entry["run"]) for entry in here}
+    return here + [_read_note(note) for note in afar.notes() if (note.lease.workdir, note.lease.run) not in known]
+
+
+def _read_note(note: afar.Note) -> dict[str, Any]:
+    """Return the entry of a run whose RAM disk is elsewhere."""
+    seen = note.sighting
+    entry = _entry(note.lease, seen, None, seen.used_bytes if seen else 0, _ALIVE_AFAR_S)
+    if seen and not seen.has_ended and not entry["is_training"]:
+        entry["state"] = f"not heard of for {_time(entry['seen_age_s'])}"
+    elif seen and seen.has_ended:
+        entry["used_bytes"] = 0  # a job that ends releases its RAM
+    elif not seen:
+        entry["state"] = "mounted"
+    return entry
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -42,13 +59,26 @@ def _read(mark: Path) -> dict[str, Any] | None:
         begun = Begun.read(lease)
     except (OSError, ValueError, TypeError, KeyError):
         return None  # it is being released; `unmount` speaks of what is not
+    return _entry(lease, Sighting.read(mark.parent / SIGHTING), begun, in_use_bytes, _ALIVE_S)
+
+
+def _entry(
+    lease: Lease, seen: Sighting | None, begun: Begun | None, in_use_bytes: int, alive_s: float
+) -> dict[str, Any]:
+    """Return what is said of a RAM disk.
+
+    Args:
+        alive_s: a training that was seen no longer ago is going on.
+    """
     now_s = time.time()
-    seen = Sighting.read(mark.parent / SIGHTING)
-    is_training = seen is not None and not seen.has_ended and now_s - seen.seen_s < _ALIVE_S
+    is_training = seen is not None and not seen.has_ended and now_s - seen.seen_s < alive_s
     is_home = seen is not None and seen.newest_s is not None and seen.newest_s <= seen.safe_s
     return {
         "run": lease.run,
         "workdir": lease.workdir,
+        "job": lease.job and lease.job.id,
+        "node": lease.job and lease.job.node,
+        "partition": lease.job and lease.job.partition,
         "state": _state(is_training, seen, begun),
         "folder": lease.folder,
         "backend": lease.backend,
@@ -87,8 +117,9 @@ def table(runs: list[dict[str, Any]]) -> str:
 def _row(run: dict[str, Any], with_workdir: bool) -> list[str]:
     used, size = (format_size(run[key], binary=True) for key in ("used_bytes", "size_bytes"))
     bound = "no bound" if run["max_loss_s"] is None else f"of {_time(run['max_loss_s'])}"
+    name = f"{run['run']} in {run['workdir']}" if with_workdir else run["run"]
     return [
-        f"{run['run']} in {run['workdir']}" if with_workdir else run["run"],
+        f"{name} (job {run['job']} on {run['node']})" if run["job"] else name,
         run["state"],
         ", ".join(f"{name} {value}" for name, value in run["progress"].items()) or "-",
         f"{Path(run['newest']).name}, {_time(run['newest_age_s'])} ago" if run["newest"] else "none yet",

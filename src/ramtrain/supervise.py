@@ -21,7 +21,7 @@ import psutil
 from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
-from ramtrain import caller
+from ramtrain import caller, slurm
 from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.devices import Given, given
@@ -264,11 +264,13 @@ def _could_not_load(ending: Ending | None, watch: _Watch) -> bool:
 
 def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder) -> str:
     """Return where the newest checkpoint is, and what to type."""
-    unlock = f"{caller.command('--unlock')} && " if caller.has_ended() else ""
+    unlock = f"{caller.command('--unlock')} && " if caller.has_ended() and not caller.job() else ""
     lines = []
     newest = watch.drain.newest
     if ladder.has_failed:
         lines.append(f"It could not go on from any of its checkpoints ({', '.join(ladder.tried_names)}).")
+    elif job := caller.job():
+        lines.append(f"What is whole comes home now, and its RAM on node {job.node} is released.")
     elif newest:
         lines.append(f"Its newest checkpoint is {newest.path}, still in RAM: {Path(stage.layers[0]) / newest.path}")
     else:
@@ -289,7 +291,8 @@ def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder
     lines.append(f"To go on from there, type\n  {unlock}{caller.command('train')}")
     if ladder.has_failed:
         lines.append(f"To start anew, type\n  {caller.command('train')} --config resume=never")
-    lines.append(f"To bring home what is there and release the RAM, type\n  {unlock}{caller.command('unmount')}")
+    if not caller.job():
+        lines.append(f"To bring home what is there and release the RAM, type\n  {unlock}{caller.command('unmount')}")
     return "\n".join(lines)
 
 
@@ -377,7 +380,7 @@ class _Watch:
                     answers += answer
                     self._start_guard(answers)
                 if self.signals.wakeup in ready:
-                    self._stop(self.signals.take(), self.run.trainer.grace_s)
+                    self._stop(self.signals.take(), self._grace_s())
                 if set(workflow) & set(ready):
                     watched = [source for source in watched if source not in workflow]
                     self._stop(END_OF_SNAKEMAKE, ABANDONED_GRACE_S)
@@ -395,6 +398,7 @@ class _Watch:
         self._sample()
         self.has_ended = True
         self._note()
+        self.drain.teller.tell(self.drain.last, at_once=True)
         self.progress.close()
         return ending
 
@@ -431,6 +435,11 @@ class _Watch:
             return psutil.Process(self.keeper.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+
+    def _grace_s(self) -> float:
+        """Return how long the trainer has to end: in a cluster's job, what it saves has to come home as well."""
+        grace_s, job = self.run.trainer.grace_s, caller.job()
+        return min(grace_s, round(slurm.seconds_left(job) / 3, 1)) if job and not self.stopped_by else grace_s
 
     def _stop(self, reason: str, grace_s: float) -> None:
         """Have the trainer ended as its adapter says; asked a second time, at once."""

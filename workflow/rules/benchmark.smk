@@ -16,8 +16,9 @@ rule benchmark_io:
     priority: 6  # before any training of the same call: the baseline is to stand in their records
     conda:
         "../envs/ramtrain.yaml"
-    threads: workflow.cores
+    threads: CORES
     resources:
+        **({"mem_mb": cluster.job_mb(BENCHMARK_RUN)} if SENDS and BENCHMARK_RUN else {}),
         ramdisk_mb=BENCHMARK_RUN.ramdisk_mb if BENCHMARK_RUN else 0,
         gpu=(BENCHMARK_RUN.gpus or 0) if BENCHMARK_RUN else 0,
     params:

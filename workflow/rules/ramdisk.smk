@@ -13,11 +13,14 @@ rule mount_ramdisk:
     log:
         "results/{run}/logs/mount_ramdisk.log",
     priority: 1
+    group:
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
         **HELD,
+        **lasts(5),
     script:
         "../../scripts/mount_ramdisk.py"
 
@@ -31,11 +34,14 @@ rule stage_project:
     log:
         "results/{run}/logs/stage_project.log",
     priority: 2
+    group:
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
         **HELD,
+        **lasts(10),
     script:
         "../../scripts/stage_project.py"
 
@@ -52,10 +58,13 @@ rule unmount_run:
     log:
         "results/{run}/logs/unmount_run.log",
     priority: 5
+    group:
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
         **HELD,
+        **lasts(5),
     script:
         "../../scripts/unmount_run.py"

@@ -11,11 +11,14 @@ rule train_run:
     log:
         "results/{run}/logs/train_run.log",
     priority: 3
+    group:
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
         **HELD,
+        **lasts(),
     params:
         training=lambda wildcards: RUNS[wildcards.run].training,
     script:
@@ -33,10 +36,13 @@ rule export_model:
     log:
         "results/{run}/logs/export_model.log",
     priority: 4
+    group:
+        CHAIN
     conda:
         "../envs/ramtrain.yaml"
     threads: run_threads
     resources:
         **HELD,
+        **lasts(15),
     script:
         "../../scripts/export_model.py"
