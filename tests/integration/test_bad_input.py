@@ -143,7 +143,7 @@ def test_each_bad_end_of_a_trainer_has_its_message(snakemake: Snakemake, workdir
 def test_a_run_that_is_being_trained_is_not_trained_twice(
     snakemake: Snakemake, workdir: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PAUSE_S", "1.2")
+    monkeypatch.setenv("PAUSE_S", "2.5")  # the second call takes its time to begin
     config = small_config(project)
     (workdir / "first.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     first = subprocess.Popen(
