@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import subprocess
 import sys
@@ -36,11 +35,11 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.fixture(params=["{python} {script}", "sh -c '{python} {script}; exit 3'"], ids=["python", "shell"])
+@pytest.fixture(params=[[], ["sh", "-c", '"$@"; exit 3', "sh"]], ids=["python", "shell"])
 def trainer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     script = tmp_path / "train.py"
     script.write_text(TRAINER)
-    argv = shlex.split(request.param.format(python=sys.executable, script=script))
+    argv = [*request.param, sys.executable, str(script)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, process_group=0)
     assert process.stdout is not None
     assert process.stdout.readline() == "training\n"
