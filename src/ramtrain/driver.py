@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
 
 from ramtrain import caller
@@ -26,23 +28,35 @@ def check(run: Run) -> None:
     env = caller.environment() | run.trainer.environment | run.variables(ram=place)
     said = f"run {run.run}: `{shlex.join(redact_arguments(argv))}`"
     try:
-        done = subprocess.run(
-            argv,
-            cwd=place,
-            env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_LOOK_S,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        status, output = _look(argv, place, {**env, "PYTHONDONTWRITEBYTECODE": "1"})
     except OSError as error:
         raise RamTrainError(f"{said} cannot be started: {error.strerror}.") from None
     except subprocess.TimeoutExpired:
         raise RamTrainError(f"{said} has not ended within {_LOOK_S:g} s.") from None
-    if done.returncode != 0:
+    if status != 0:
         raise RamTrainError(
-            f"run {run.run}: {done.stdout.strip() or f'{said} ended with status {done.returncode} and said nothing.'}"
+            f"run {run.run}: {output.strip()}"
+            if output.strip()
+            else f"{said} ended with status {status} and said nothing."
         )
+
+
+def _look(argv: list[str], folder: str, env: dict[str, str]) -> tuple[int, str]:
+    """Return how the command ended, and what it said; nothing of it stays if it takes too long, or is interrupted."""
+    with subprocess.Popen(
+        argv,
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=_LOOK_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, output
