@@ -77,9 +77,9 @@ class Trained(Workplace):
 
     def train_whole(self) -> Path:
         """Train the copy in one go, as one would without RamTrain; return its folder."""
-        command = self.config["project"]["command"].format(python=sys.executable, seed=1)
+        words = self.config["project"]["command"].split()
         done = subprocess.run(
-            command.split(),
+            [word.format(python=sys.executable, seed=1) for word in words],
             cwd=self.whole,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

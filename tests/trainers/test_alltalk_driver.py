@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -186,7 +187,7 @@ def test_quotation_marks_that_are_closed_are_none_of_its_business(made: Path, al
 def test_of_wrong_arguments_it_says_what_is_wrong_alone(made: Path, alltalk: Path) -> None:
     ended = drive(made, alltalk, *ANNA, "--epochs", "ten", "--check")
     why = "argument --epochs: 'ten' is not a number from 1 on."
-    assert ended.stdout == f"{why} `python {DRIVER} --help` lists the arguments.\n"
+    assert ended.stdout == f"{why} `python {shlex.quote(str(DRIVER))} --help` lists the arguments.\n"
     listed = subprocess.run([sys.executable, "-S", DRIVER, "--help"], capture_output=True, text=True, check=True).stdout
     assert "--epochs" in listed
     assert "[--resume" not in listed, "which is RamTrain's business"
