@@ -644,7 +644,7 @@ def find_interpreter(project: Path, python: str | None, places: Iterable[str]) -
 
 
 def _is_program(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
+    return os.path.isfile(path) and os.access(path, os.X_OK)  # Path.is_file fails where it may not look
 
 
 def _run_of(row: Row, alike: Run) -> Run:
