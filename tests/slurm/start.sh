@@ -18,6 +18,7 @@ install -d -o munge -g munge -m 0755 /run/munge
 install -d -o munge -g munge -m 0700 /var/log/munge /var/lib/munge
 if ! munge -n >/dev/null 2>&1; then
     setpriv --reuid=munge --regid=munge --clear-groups /usr/sbin/munged
+    ln -s /run/munge/munged.pid "$root/munged.pid"
     until munge -n >/dev/null 2>&1; do sleep 0.1; done
 fi
 

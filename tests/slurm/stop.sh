@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stop what start.sh started in ROOT, by its pid files, and take its links out of /etc/slurm.
 root=$1
-for file in "$root"/slurmd.pid "$root"/slurmctld.pid; do
+for file in "$root"/slurmd.pid "$root"/slurmctld.pid "$root"/munged.pid; do
     [ -r "$file" ] || continue
     pid=$(cat "$file")
     kill "$pid"
