@@ -126,6 +126,22 @@ class Ended:
         return [line for line in self.output.splitlines() if line.startswith(start)]
 
 
+def ran(argv: Sequence[str], folder: Path, **variables: str) -> Ended:
+    """Run what a user types in a folder, with variables of the environment besides; return how it ended."""
+    done = subprocess.run(
+        argv,
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return Ended(done.returncode, done.stdout)
+
+
 @pytest.fixture
 def snakemake(workdir: Path) -> Callable[..., Ended]:
     """Return a function that writes a config, runs Snakemake on it in `workdir`, and returns how that ended.
@@ -136,17 +152,7 @@ def snakemake(workdir: Path) -> Callable[..., Ended]:
     def run(config: dict[str, Any] | str, *arguments: str, cores: int = 1, prefix: Sequence[str] = ()) -> Ended:
         path = workdir / "my.yaml"
         path.write_text(config if isinstance(config, str) else yaml.safe_dump(config), encoding="utf-8")
-        done = subprocess.run(
-            [*prefix, *snakemake_argv(*arguments, "--configfile", str(path), cores=cores)],
-            cwd=workdir,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        return Ended(done.returncode, done.stdout)
+        return ran([*prefix, *snakemake_argv(*arguments, "--configfile", str(path), cores=cores)], workdir)
 
     return run
 

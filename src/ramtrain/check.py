@@ -25,6 +25,7 @@ from ramtrain.fingerprint import fingerprint
 from ramtrain.install import check_install
 from ramtrain.lease import MARK, SHM, Lease, ram_root
 from ramtrain.listing import Listing, list_folder
+from ramtrain.packages import is_python
 from ramtrain.ramdisk import check_root
 from ramtrain.redact import redact_arguments
 from ramtrain.resume import RULES, belongs
@@ -36,7 +37,7 @@ from ramtrain.view import matcher
 
 _MOST_SHOWN = 3
 _MOST_NAMES = 10
-_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*|bash|sh|dash")
+_SHELLS = ("bash", "sh", "dash")
 _SCRIPT = re.compile(r"[^-].*\.(py|sh)", re.DOTALL)
 
 Row = tuple[str, str, str]
@@ -178,7 +179,8 @@ def _check_command(run: Run) -> None:
     """
     check_project(run)
     program, first, *_ = (*run.arguments(ram=str(run.project)), "")
-    is_script = _INTERPRETER.fullmatch(Path(program).name) and _SCRIPT.fullmatch(first)
+    is_interpreter = is_python(Path(program)) or Path(program).name in _SHELLS
+    is_script = is_interpreter and _SCRIPT.fullmatch(first)
     if is_script and not (run.project / first).exists():
         raise RamTrainError(f"project.command: {first}: no such file in {run.project}, where the command is started.")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ramtrain import caller
 from ramtrain.config import Run
-from ramtrain.durable import Kept, commit_folder, hash_from_disk, make_folders, read_manifest, sweep
+from ramtrain.durable import Kept, commit_folder, hash_from_disk, make_folders, read_manifest
 from ramtrain.errors import RamTrainError
 from ramtrain.inputs import INSTALLED, WORKPLACE, is_installed
 from ramtrain.meter import own_writes
@@ -70,7 +70,6 @@ def install(run: Run, model: Iterable[Kept]) -> dict[str, Any] | None:
         check_install(run)
         workplace = _make_workplace(folder, run.project)
         place = workplace / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-        sweep(folder, place=place)
         kept = commit_folder(sources, folder, about=mark, manifest=INSTALLED, place=place)
         with suppress(OSError):  # another run is at work there
             workplace.rmdir()

@@ -6,7 +6,6 @@ import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPO, SMALL_PROJECT, Ended, small_config
+from conftest import REPO, SMALL_PROJECT, Ended, ran, small_config
 from workplace import Workplace, changed, snakemake_argv
 
 from ramtrain.check import read_config
@@ -31,18 +30,7 @@ def ramtrain(workdir: Path) -> Ramtrain:
 
     def call(*arguments: str, program: Sequence[str] = (sys.executable, "-m", "ramtrain")) -> Ended:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            [*program, *arguments],
-            cwd=workdir,
-            env={**os.environ, "PATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        return Ended(done.returncode, done.stdout)
+        return ran([*program, *arguments], workdir, PATH=path)
 
     return call
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import venv
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPO
+from conftest import REPO, ran
 from workplace import snakemake_argv
 
 
@@ -30,19 +28,9 @@ def with_environment(project: Path, root: Path) -> Path:
 
 def call(workdir: Path, *argv: str) -> str:
     """Run what a user types; return what it printed. It has to succeed."""
-    done = subprocess.run(
-        argv,
-        cwd=workdir,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    ended = ran(argv, workdir, CUDA_VISIBLE_DEVICES="")
+    assert ended.status == 0, ended.output
+    return ended.output
 
 
 @pytest.mark.parametrize(
