@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def trainer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproce
     assert process.stdout.readline() == "training\n"
     yield process
     for left in psutil.Process().children(recursive=True):
-        left.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # the signal has just ended it
+            left.kill()
     process.wait()
     process.stdout.close()
 
