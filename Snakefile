@@ -23,6 +23,7 @@ localrules:
     plot_ranking,
     plot_benchmark,
     unmount,
+    store_run,
 
 
 include: "workflow/rules/common.smk"
@@ -37,6 +38,7 @@ rule train:
     input:
         # Snakemake does not make a missing export again for the sake of a record that is there.
         expand("results/{run}/{step}.json", run=RUNS, step=["export", "record"]),
+        [f"results/{run}/stored.json" for run in RUNS if RUNS[run].store],
         rules.summary.output,
 
 

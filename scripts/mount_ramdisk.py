@@ -24,6 +24,7 @@ from ramtrain.ramdisk import acquire
 from ramtrain.script import script
 from ramtrain.shelf import home
 from ramtrain.sizing import plan_for, read_records
+from ramtrain.store import Store
 
 
 def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
@@ -32,6 +33,8 @@ def mount_ramdisk(run: Run, workdir: Path, lease_file: Path) -> None:
     check_same_project(run, record)
     check_install(run)
     driver.check(run)
+    if run.store:
+        Store(run.store).check()
     if changes := changes_since(run, record):
         logging.info("run %s: is trained again: %s", run.run, changes)
     plan = plan_for(run, workdir, read_records())

@@ -12,18 +12,20 @@ from typing import Any
 
 from ramtrain import caller
 from ramtrain.advice import advise
+from ramtrain.archive import fetch_run
 from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.check import as_text as as_plan
-from ramtrain.check import check
+from ramtrain.check import check, read_config
 from ramtrain.compare import compare
 from ramtrain.compared import as_dict, as_text
-from ramtrain.config import project_of
+from ramtrain.config import complete_config, load_runs, project_of
 from ramtrain.errors import RamTrainError
 from ramtrain.initial import initialize
 from ramtrain.recorded import find_record
 from ramtrain.redact import redact_text
 from ramtrain.shelf import RESULTS, home
 from ramtrain.status import read_status, table
+from ramtrain.store import Store, check_library, read_address
 
 # The folder of the workflow, installed with `pip install -e`; its scripts may run where it is not, and are told theirs.
 HOME = Path(__file__).resolve().parents[2]
@@ -46,12 +48,17 @@ def main() -> None:
     making.add_argument("--output", type=Path, help="the config to write; named after the project by default")
     checking = commands.add_parser("check", help="all checks of a config, and the plan; nothing is trained")
     checking.add_argument("--configfile", type=Path, nargs="+", default=[], help="as Snakemake takes it")
+    fetching = commands.add_parser("fetch", help="bring home what the store has of runs of which nothing is here")
+    fetching.add_argument("runs", nargs="*", metavar="run", help="all runs of the config by default")
+    fetching.add_argument("--configfile", type=Path, nargs="+", default=[], help="as Snakemake takes it")
     arguments = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text that the terminal knows
     if arguments.command == "init":
         _initialize(arguments.project, arguments.output)
     elif arguments.command == "check":
         _check(arguments.configfile)
+    elif arguments.command == "fetch":
+        _fetch(arguments.runs, arguments.configfile)
     elif arguments.command == "status":
         runs = read_status()
         print(json.dumps(runs, indent=2, ensure_ascii=False) if arguments.json else table(runs))
@@ -79,6 +86,25 @@ def _check(configfiles: list[Path]) -> None:
         if report.plans
         else "Nothing is to be trained."
     )
+
+
+def _fetch(names: list[str], configfiles: list[Path]) -> None:
+    caller.remember(configfiles)
+    try:
+        source = ", ".join(map(str, configfiles)) or "config/config.yaml"
+        config = complete_config(read_config(configfiles, HOME), HOME, source)
+        address, runs = read_address(config["store"]), load_runs(config, HOME)
+        if address is None:
+            raise RamTrainError(f"{source}: store.url: missing; it says where runs are fetched from.")
+        if unknown := [name for name in names if name not in runs]:
+            raise RamTrainError(f"{source}: {unknown[0]!r} is no run; the runs are {', '.join(runs)}.")
+        check_library(address)
+        store = Store(address)
+        for name in names or runs:
+            print(f"run {name}: {fetch_run(name, store, Path.cwd())}", flush=True)
+    except (RamTrainError, OSError) as error:
+        sys.exit(redact_text(str(error), code=True))
+    print(f"To go on, type\n  {caller.command('train')}")
 
 
 def _compare(a: str, b: str, as_json: bool) -> None:

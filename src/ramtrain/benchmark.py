@@ -81,7 +81,7 @@ def clear(workdir: Path) -> None:
 def _train(run: Run, place: str, workdir: Path) -> Leg:
     backend = "disk" if place == DISK else "auto" if run.backend == "disk" else run.backend
     path = None if place == DISK else run.ramdisk_path
-    own = replace(run, run=BENCHMARK, backend=backend, ramdisk_path=path, resume="never")
+    own = replace(run, run=BENCHMARK, backend=backend, ramdisk_path=path, resume="never", store=None)
     settle(workdir)
     before, started = disk_counters(workdir), time.monotonic()
     lease = acquire(own, workdir)

@@ -32,6 +32,7 @@ from ramtrain.resume import RULES, belongs
 from ramtrain.schema import load_yaml
 from ramtrain.sizing import Plan, plans_for, read_records, sized
 from ramtrain.staging import Begun
+from ramtrain.store import Address, Store, check_library, read_address
 from ramtrain.tracker import check_tracker
 from ramtrain.view import matcher
 
@@ -99,7 +100,7 @@ def _merge(config: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def check(files: Sequence[Path], home: Path, workdir: Path) -> Report:
-    """Check all that a training with this config needs; nothing is mounted, written or left behind.
+    """Check all that a training with this config needs; nothing is mounted or left behind.
 
     Args:
         files: the config, as `--configfile` takes it.
@@ -115,10 +116,19 @@ def check(files: Sequence[Path], home: Path, workdir: Path) -> Report:
             check_tracker(config["record"]["mlflow_uri"])
         runs = load_runs(config, home)
         with noted(report.faults):
+            _check_store(read_address(config["store"]))
+        with noted(report.faults):
             benchmark_run(config, runs)
         with noted(report.faults):
             _check_runs(runs.values(), workdir, report)
     return report
+
+
+def _check_store(address: Address | None) -> None:
+    """Check that the store can be used, if there is to be one."""
+    if address:
+        check_library(address)
+        Store(address).check()
 
 
 def _check_runs(runs: Iterable[Run], workdir: Path, report: Report) -> None:
@@ -243,6 +253,8 @@ def _rows_of_command(run: Run, method: str, folder: Path) -> Iterator[Row]:
     yield "trainer", run.trainer.name, name if name.endswith(".yaml") else f"config/trainers/{name}.yaml"
     if run.install_to:
         yield "install to", str(run.install_to), ""
+    if run.store:
+        yield "store", run.store.url, "durable checkpoints too" if run.store.checkpoints else ""
 
 
 def _rows_of_memory(run: Run, plan: Plan, lease: Lease | None, offer: Offer | None) -> Iterator[Row]:

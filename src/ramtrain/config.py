@@ -25,6 +25,7 @@ from ramtrain.parameters import ParametersFile, base_names, check_place, read_ba
 from ramtrain.redact import MARK, redact
 from ramtrain.runs import SEED, SEEDS, Row, as_text, typed
 from ramtrain.schema import complete, load_yaml
+from ramtrain.store import Address, read_address
 from ramtrain.view import check_glob
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -141,6 +142,7 @@ class Run:
     with its placeholders.
     The trainer sees `gpus` devices of its own, None for those that it finds; `devices` are those that it may have. On a
     cluster its job asks for `memory_bytes` beside the RAM disk, and for `time_s`; None if the config does not say.
+    `store` is where what comes home is copied to as well.
     """
 
     run: str
@@ -178,6 +180,7 @@ class Run:
     time_s: float | None
     protect: Protect
     resume: str
+    store: Address | None
 
     @property
     def ramdisk_mb(self) -> int:
@@ -631,6 +634,7 @@ def _resolve(config: Mapping[str, Any], trainer_of: Callable[[str], Trainer], ma
         time_s=_read_time(train["time"]),
         protect=_read_protect(config["protect"]),
         resume=config["resume"],
+        store=read_address(config["store"]),
     )
 
 

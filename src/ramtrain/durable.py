@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -202,17 +202,83 @@ def commit_folder(
     disk.make_folder(partial)
     try:
         kept = _copy_verified(sources, partial, report, growing, disk)
-        listed = partial / manifest
-        while listed.exists():  # a file of the trainer's own
-            listed = listed.with_name(f"ramtrain-{listed.name}")
-        write_json(listed, {**about(), "files": [asdict(file) for file in kept]}, disk)
-        for parent, _, _ in os.walk(partial):
-            disk.sync_folder(Path(parent))
+        _list(kept, about(), partial / manifest, disk)
     except BaseException:
         _give_up(partial, disk)
         raise
     _take_name(partial, folder, place, disk)
     return kept
+
+
+def receive_folder(
+    files: Sequence[Kept],
+    read: Callable[[Kept], Iterable[bytes]],
+    folder: Path,
+    about: Mapping[str, Any],
+    disk: Disk = DISK,
+) -> None:
+    """Bring files from elsewhere home as `folder`, likewise, with a manifest.
+
+    Args:
+        files: what they are known to be.
+        read: yields a file's contents.
+        about: what stands in the manifest beside them.
+
+    Raises:
+        RamTrainError: a file is not what it should be, or the disk gave back something else.
+        OSError: whatever the disk says; nothing half-done is left under a final name.
+    """
+    make_folders(folder.parent, disk)
+    sweep(folder, disk)
+    partial = _partial(folder)
+    disk.make_folder(partial)
+    try:
+        for file in files:
+            target = partial / file.path
+            if not target.parent.is_dir():
+                make_folders(target.parent, disk)
+            _receive(file, read(file), target, disk)
+        _list(files, about, partial / MANIFEST, disk)
+    except BaseException:
+        _give_up(partial, disk)
+        raise
+    _take_name(partial, folder, folder, disk)
+
+
+def receive_file(file: Kept, chunks: Iterable[bytes], target: Path, disk: Disk = DISK) -> None:
+    """Bring one file from elsewhere home: the old one or the new one, whole; it raises as `receive_folder` does."""
+    make_folders(target.parent, disk)
+    sweep(target, disk)
+    partial = _partial(target)
+    try:
+        _receive(file, chunks, partial, disk)
+        disk.rename(partial, target)
+    except BaseException:
+        _give_up(partial, disk)
+        raise
+    disk.sync_folder(target.parent)
+
+
+def _list(files: Sequence[Kept], about: Mapping[str, Any], listed: Path, disk: Disk) -> None:
+    """Write the manifest of a folder, and have the disk hold all its names."""
+    while listed.exists():  # a file of the trainer's own
+        listed = listed.with_name(f"ramtrain-{listed.name}")
+    write_json(listed, {**about, "files": [asdict(file) for file in files]}, disk)
+    for parent, _, _ in os.walk(listed.parent):
+        disk.sync_folder(Path(parent))
+
+
+def _receive(file: Kept, chunks: Iterable[bytes], target: Path, disk: Disk) -> None:
+    digest, size_bytes = hashlib.sha256(), 0
+    with disk.create(target) as writer:
+        for chunk in chunks:
+            digest.update(chunk)
+            disk.write(writer, chunk)
+            size_bytes += len(chunk)
+        disk.sync(writer)
+    if (size_bytes, digest.hexdigest()) != (file.bytes, file.sha256):
+        raise RamTrainError(f"{file.path} is not what was kept: its SHA-256 is another")
+    _verify(target, file)
 
 
 def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from humanfriendly.text import pluralize
 from ramtrain import caller, slurm
 from ramtrain.clock import stamp
 from ramtrain.config import Run
+from ramtrain.courier import Courier
 from ramtrain.devices import Given, given
 from ramtrain.drain import Drain, Drained, Saved
 from ramtrain.durable import remove
@@ -343,7 +344,10 @@ class _Watch:
         self._tell_keeper(asdict(order))
         self.drain = Drain(run, lease, stage, mine, self._processes, lambda: self.progress.latest)
         self.guard = Guard(run, lease, stage, self.keeper.pid, self.drain, self._processes)
+        self.courier = Courier(run, mine) if run.store and run.store.checkpoints else None
         self.drain.start()
+        if self.courier:
+            self.courier.start()
 
     @property
     def lease(self) -> Lease:
@@ -394,7 +398,9 @@ class _Watch:
         ending = self._read_ending(answers)
         self.written = ending.writes if ending else self.written
         has_failed = _trouble(self.run, self.stage, ending, self.stopped_by) is not None
-        self._end_drain(bring_newest=has_failed and self.stopped_by != END_OF_SNAKEMAKE)
+        is_to_go_on = has_failed and self.stopped_by != END_OF_SNAKEMAKE
+        self._end_drain(bring_newest=is_to_go_on)
+        self._end_courier(take_newest=is_to_go_on)
         self._sample()
         self.has_ended = True
         self._note()
@@ -428,6 +434,18 @@ class _Watch:
             if ready:
                 self.signals.take()
                 self.drain.cancel()
+
+    def _end_courier(self, take_newest: bool) -> None:
+        """Likewise, with the newest durable checkpoint. A job of a cluster, which has little time, leaves that out: it
+        is out of its node."""
+        if self.courier is None:
+            return
+        self.courier.finish(take_newest and not caller.job())
+        while not self.courier.has_ended(_TICK_S):
+            ready, _, _ = select.select([self.signals.wakeup], [], [], 0)
+            if ready:
+                self.signals.take()
+                self.courier.cancel()
 
     def _processes(self) -> list[psutil.Process]:
         """Return what runs below the keeper: the trainer and all its processes."""

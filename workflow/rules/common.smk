@@ -14,6 +14,7 @@ from ramtrain import admission, caller, cluster, config as settings, devices, ra
 from ramtrain.errors import RamTrainError
 from ramtrain.redact import redact_text
 from ramtrain.schema import load_yaml
+from ramtrain.store import check_library, read_address
 from ramtrain.tracker import check_tracker
 
 # A thousand runs are five thousand jobs, and what Snakemake does for each of them while it plans adds up: looking up its
@@ -46,6 +47,7 @@ def load_config():
         config.update(example)
     config.update(settings.complete_config(config, HOME, source or "config/config.yaml"))
     check_tracker(config["record"]["mlflow_uri"])
+    check_library(read_address(config["store"]))
 
 
 def remember_call(reserve):

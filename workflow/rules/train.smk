@@ -1,4 +1,4 @@
-"""From a staged project to a verified model at home."""
+"""From a staged project to a verified model at home, and in the store."""
 
 
 rule train_run:
@@ -46,3 +46,21 @@ rule export_model:
         **lasts(15),
     script:
         "../../scripts/export_model.py"
+
+
+rule store_run:
+    """Put the model, the artifacts and the record into the store too, where one is configured."""
+    input:
+        export=rules.export_model.output.export,
+        record=rules.unmount_run.output.record,
+    output:
+        stored="results/{run}/stored.json",
+    log:
+        "results/{run}/logs/store_run.log",
+    priority: 6
+    conda:
+        "../envs/ramtrain.yaml"
+    params:
+        url=lambda wildcards: RUNS[wildcards.run].store.url,
+    script:
+        "../../scripts/store_run.py"

@@ -1,0 +1,115 @@
+"""Durable checkpoints on their way to the store, beside a training: the newest one, never a queue of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from humanfriendly import format_size
+
+from ramtrain import shelf
+from ramtrain.config import Run
+from ramtrain.durable import Changed
+from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
+from ramtrain.shelf import DurableCheckpoint
+from ramtrain.store import Store
+from ramtrain.stored import store_checkpoint
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+_RETRY_S = 30.0
+
+
+class Courier:
+    """Takes each durable checkpoint to the store that is the newest when the one before has arrived.
+
+    Args:
+        fingerprint: waits until it is known, and returns it.
+    """
+
+    def __init__(self, run: Run, fingerprint: Callable[[], Fingerprint]) -> None:
+        self.run, self.fingerprint = run, fingerprint
+        self._done: str | None = None
+        self._retry_s = 0.0
+        self._told: str | None = None
+        self._take_last = False
+        self._stop, self._cancel = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what an earlier attempt has left, if that is not in the store."""
+        self._thread.start()
+
+    def finish(self, take_newest: bool) -> None:
+        """Have it end, with the newest checkpoint if that is wanted."""
+        self._take_last = take_newest
+        if not take_newest:
+            self._cancel.set()
+        self._stop.set()
+
+    def cancel(self) -> None:
+        """Have it end at once."""
+        self._cancel.set()
+
+    def has_ended(self, wait_s: float) -> bool:
+        """Wait up to `wait_s` for its end; return whether it came."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.wait(_TICK_S):
+                if time.monotonic() >= self._retry_s:
+                    self._take_newest()
+            if self._take_last:
+                self._take_newest()
+        except Exception:
+            log.exception(
+                "run %s: no more checkpoints are copied to the store, a defect of RamTrain; the training goes on",
+                self.run.run,
+            )
+
+    def _take_newest(self) -> None:
+        newest = max(shelf.shelf(self.run.run).glob("[0-9]*"), default=None)
+        if newest is None or newest.name == self._done:
+            return
+        with contextlib.suppress(RamTrainError):  # a newer one has come home in its place
+            durable = shelf.read_durable(newest)
+            if not self.fingerprint().changes(durable.fingerprint):
+                self._take(durable)
+            self._done = newest.name
+
+    def _take(self, durable: DurableCheckpoint) -> None:
+        began_s, address = time.monotonic(), self.run.store
+        try:
+            store_checkpoint(durable, self.run, Store(address), lambda *_: self._stop_if_cancelled())
+        except (Changed, _Cancelled):
+            raise
+        except (OSError, RamTrainError) as error:
+            self._retry_s = time.monotonic() + _RETRY_S
+            if str(error) != self._told:
+                log.warning("run %s: %s. The training goes on, and it is tried again", self.run.run, error)
+            self._told = str(error)
+            raise RamTrainError(str(error)) from error
+        self._told = None
+        log.info(
+            "run %s: the durable checkpoint %s, %s, is in %s too, in %.1f s",
+            self.run.run,
+            durable.folder.name,
+            format_size(durable.size_bytes, binary=True),
+            address.url,
+            time.monotonic() - began_s,
+        )
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancel.is_set():
+            raise _Cancelled
+
+
+class _Cancelled(RamTrainError):
+    """The courier is to end at once."""

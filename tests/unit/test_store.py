@@ -1,0 +1,195 @@
+"""Object storage: folders there are whole or none, whatever ends their upload."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ramtrain import store as store_module
+from ramtrain.durable import Changed, Kept, as_json, read_manifest
+from ramtrain.errors import RamTrainError
+from ramtrain.store import Address, Store, check_library, read_address
+
+if TYPE_CHECKING:
+    from s3 import Bucket
+
+pytest_plugins = ["s3"]
+
+
+@pytest.fixture
+def store(bucket: Bucket) -> Store:
+    return Store(Address(**bucket.store, checkpoints=False))
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A small file, an empty one, and one of several parts."""
+    monkeypatch.setattr(store_module, "_PART_BYTES", 5 << 20)
+    contents = {"a=1,b/small.txt": b"small", "empty": b"", "large.pth": os.urandom((12 << 20) + 7)}
+    for number, content in enumerate(contents.values()):
+        (tmp_path / str(number)).write_bytes(content)
+    return {path: tmp_path / str(number) for number, path in enumerate(contents)}
+
+
+def kept(path: str, source: Path) -> Kept:
+    content = source.read_bytes()
+    return Kept(path, len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_folder_goes_there_and_comes_back_the_same(
+    store: Store, bucket: Bucket, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    expected = [kept(path, source) for path, source in sources.items()]
+    assert store.put_folder("run/one", sources, expected[:1], {"run": "run"}) == expected
+    assert bucket.names() == sorted(f"run/one/{path}" for path in (*sources, "manifest.json"))
+    content = store.read_manifest("run/one")
+    assert content == {"run": "run", "files": expected}
+    store.fetch_folder("run/one", expected, tmp_path / "back", {"run": "run"})
+    assert read_manifest(tmp_path / "back") == content
+    assert [kept(path, tmp_path / "back" / path) for path in sources] == expected
+    assert store.folders("run") == ["one"] and store.folders("other") == []
+    store.remove_folder("run/one")
+    assert bucket.names() == []
+
+
+def test_an_upload_that_is_cut_short_is_no_folder_and_goes_on_where_it_was(
+    store: Store, bucket: Bucket, sources: dict[str, Path]
+) -> None:
+    class Cut(RamTrainError):
+        pass
+
+    sent = []
+
+    def cut_in_the_third(files: int, size_bytes: int) -> None:
+        sent.append(size_bytes)
+        if sum(sent) > 8 << 20:
+            raise Cut
+
+    expected = [kept(path, source) for path, source in sources.items()]
+    with pytest.raises(Cut):
+        store.put_folder("run/one", sources, expected, {}, cut_in_the_third)
+    assert store.read_manifest("run/one") is None
+    assert bucket.names() == ["run/one/a=1,b/small.txt", "run/one/begun.json", "run/one/empty"]
+    assert not bucket.fs.call_s3("list_multipart_uploads", Bucket=bucket.name).get("Uploads")
+    sent.clear()
+    store.put_folder("run/one", sources, expected, {}, lambda files, size: sent.append(size))
+    assert sum(sent) == expected[2].bytes, "the other two were there"
+    assert store.read_manifest("run/one")["files"] == expected
+
+
+def test_the_manifest_is_last_and_goes_first(
+    store: Store, bucket: Bucket, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    for name in ("pipe_file", "rm_file"):
+        real = getattr(store._fs, name)
+
+        def noted(key: str, *arguments: Any, name: str = name, real: Any = real) -> None:
+            done.append((name, key.rpartition("/")[2]))
+            real(key, *arguments)
+
+        monkeypatch.setattr(store._fs, name, noted)
+    store.put_folder("run/one", sources, [], {})
+    names = [entry for entry in done if entry[0] == "pipe_file"]
+    assert names[0][1] == "begun.json" and names[-1][1] == "manifest.json"
+    done.clear()
+    store.remove_folder("run/one")
+    assert done[0] == ("rm_file", "manifest.json")
+
+
+def test_what_is_not_as_it_came_home_is_not_put_there(store: Store, bucket: Bucket, sources: dict[str, Path]) -> None:
+    expected = [kept(path, source) for path, source in sources.items()]
+    sources["large.pth"].write_bytes(b"another")
+    with pytest.raises(Changed, match="is no longer as it came home"):
+        store.put_folder("run/one", sources, expected, {})
+    sources["large.pth"].unlink()
+    with pytest.raises(Changed, match="is gone"):
+        store.put_folder("run/one", sources, expected, {})
+    assert "run/one/large.pth" not in bucket.names() and store.read_manifest("run/one") is None
+
+
+def test_a_store_that_gives_back_something_else_is_found_out(
+    store: Store, bucket: Bucket, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store._fs.pipe_file
+    monkeypatch.setattr(store._fs, "pipe_file", lambda key, value: real(key, value.replace(b"small", b"smell")))
+    with pytest.raises(RamTrainError, match="what is there is not what was sent"):
+        store.put_folder("run/one", sources, [], {})
+    with pytest.raises(RamTrainError, match="gave back something else"):
+        monkeypatch.setattr(store._fs, "cat_file", lambda key: b"")
+        store.check()
+    monkeypatch.undo()
+    files = store.put_folder("run/one", sources, [], {})
+    bucket.fs.pipe_file(f"{bucket.name}/trainings/run/one/empty", b"spoilt")
+    with pytest.raises(RamTrainError, match="empty is not what was kept"):
+        store.fetch_folder("run/one", files, tmp_path / "back", {})
+    assert not list(tmp_path.glob("*back*"))
+
+
+def test_only_what_was_begun_here_is_removed_half(
+    store: Store, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for workdir in ("mine", "theirs"):
+        (tmp_path / workdir).mkdir()
+        monkeypatch.chdir(tmp_path / workdir)
+        with pytest.raises(Changed):
+            store.put_folder(f"run/{workdir}", {"missing": tmp_path / "missing"}, [], {})
+    monkeypatch.chdir(tmp_path / "mine")
+    for workdir in ("mine", "theirs"):
+        store.remove_folder(f"run/{workdir}")
+    assert bucket.names() == ["run/theirs/begun.json"]
+
+
+@pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a/../../b", ""])
+def test_a_manifest_cannot_lead_out_of_its_folder(store: Store, bucket: Bucket, path: str) -> None:
+    manifest = as_json({"files": [{"path": path, "bytes": 0, "sha256": ""}]})
+    bucket.fs.pipe_file(f"{bucket.name}/trainings/run/one/manifest.json", manifest)
+    with pytest.raises(RamTrainError, match="names a file outside of its folder"):
+        store.read_manifest("run/one")
+
+
+def test_what_is_wrong_with_a_store_is_said(bucket: Bucket, tmp_path: Path) -> None:
+    Store(Address(**bucket.store, checkpoints=False)).check()
+    assert bucket.names() == []
+    with pytest.raises(RamTrainError, match=r"^s3://no-such-bucket/x: a first try to write there.* failed: .*bucket"):
+        Store(Address("s3://no-such-bucket/x", bucket.options, False)).check()
+    nobody = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with pytest.raises(RamTrainError, match="Could not connect to the endpoint URL"):
+        Store(Address("s3://bucket/x", nobody, False)).check()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"url": "bucket/folder"}, "'bucket/folder' is the address of no store"),
+        ({"url": "file:///mnt/nas"}, "is the address of no store"),
+        ({"url": "s3://"}, "is the address of no store"),
+        ({"url": "s3://[bucket"}, "is the address of no store"),
+        ({"url": "s3://me:secret@bucket/x"}, "has a password or key in it"),
+        ({"url": "s3://bucket", "options": {"key": "AKIA"}}, "has a password or key in it"),
+        (
+            {"url": "s3://bucket", "options": {"client_kwargs": {"aws_secret_access_key": "wJalrXUt"}}},
+            "has a password or key",
+        ),
+    ],
+)
+def test_an_address_that_is_none_is_refused(content: dict[str, Any], said: str) -> None:
+    with pytest.raises(RamTrainError, match=said) as refused:
+        read_address({"options": {}, "checkpoints": False, **content})
+    assert "AKIA" not in str(refused.value)
+
+
+def test_a_missing_library_is_named_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_address({"url": None, "options": {}, "checkpoints": True}) is None
+    check_library(None)
+    with pytest.raises(RamTrainError, match=r"for gs:// gcsfs is needed.* -m pip install gcsfs"):
+        check_library(Address("gs://bucket", {}, False))
+    with pytest.raises(RamTrainError, match="nonsense:// is the address of no store that fsspec knows"):
+        check_library(Address("nonsense://bucket", {}, False))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RamTrainError, match="fsspec is not installed"):
+        check_library(Address("s3://bucket", {}, False))
