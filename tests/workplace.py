@@ -23,7 +23,7 @@ from ramtrain.lease import user_root
 from ramtrain.ledger import opened
 from ramtrain.ramdisk import MARK, Lease, ram_root, remove_tree
 from ramtrain.spill import spill
-from ramtrain.system import mounts, run_command
+from ramtrain.system import CommandError, mounts, run_command
 
 SNAKEFILE = Path(__file__).resolve().parents[1] / "Snakefile"
 RUN = "resuming"
@@ -193,7 +193,7 @@ class Workplace:
         if self.ram.parent.exists():
             for entry in mounts():
                 if entry.point.is_relative_to(self.ram.parent):
-                    run_command("umount", str(entry.point))
+                    _unmount(entry.point)
             remove_tree(self.ram.parent)
             with opened(user_root()):
                 pass  # the ledger forgets what is dead
@@ -230,6 +230,19 @@ class Workplace:
         assert not list(self.results.glob("checkpoints/[0-9]*")), "durable checkpoints are removed after the export"
         self.check_disk()
         return json.loads((self.results / "record.json").read_text())
+
+
+def _unmount(point: Path) -> None:
+    """Unmount what the overlay of a killed trainer may still hold for a moment: namespaces are taken down later."""
+    deadline = time.monotonic() + ORPHANS_GONE_S
+    while True:
+        try:
+            run_command("umount", str(point))
+            return
+        except CommandError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def spill_at_rest(source: Path, place: Path, folder: Path, is_checkpoint: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -65,6 +66,8 @@ _TAIL_LINES, _TAIL_WIDTH, _TAIL_BYTES = 12, 500, 64 << 10
 # Of what a trainer has printed since the last look, at most so much is read: it may print gigabytes.
 _FOLLOWED_BYTES = 1 << 20
 _MOST_TOLD = 5
+# What is on its way to the store when it is not wanted any more; then the process ends without it.
+_COURIER_S = 5.0
 
 END_OF_SNAKEMAKE = "the end of Snakemake"
 TOLD_BY_SNAKEMAKE = "a signal to Snakemake"
@@ -436,16 +439,21 @@ class _Watch:
                 self.drain.cancel()
 
     def _end_courier(self, take_newest: bool) -> None:
-        """Likewise, with the newest durable checkpoint. A job of a cluster, which has little time, leaves that out: it
-        is out of its node."""
+        """Let the courier end, with the newest durable checkpoint of a training that is to be gone on with; a signal
+        cuts it off. A job of a cluster has little time, and what is at home is out of its node."""
         if self.courier is None:
             return
-        self.courier.finish(take_newest and not caller.job())
-        while not self.courier.has_ended(_TICK_S):
+        take_newest = take_newest and not caller.job()
+        self.courier.finish(take_newest)
+        if take_newest and not self.courier.has_ended(_TICK_S):
+            log.info("run %s: its newest durable checkpoint goes to the store; Ctrl-C leaves that out", self.run.run)
+        deadline = time.monotonic() + (math.inf if take_newest else _COURIER_S)
+        while not self.courier.has_ended(_TICK_S) and time.monotonic() < deadline:
             ready, _, _ = select.select([self.signals.wakeup], [], [], 0)
             if ready:
                 self.signals.take()
                 self.courier.cancel()
+                deadline = time.monotonic() + _COURIER_S
 
     def _processes(self) -> list[psutil.Process]:
         """Return what runs below the keeper: the trainer and all its processes."""

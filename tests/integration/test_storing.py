@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def test_a_machine_that_is_gone_for_good_costs_no_more_than_the_last_checkpoint_
     ended = workplace.run("train", "--configfile", "my.yaml")
     assert ended.returncode == 0, ended.stdout
     record = workplace.check_finished()
-    assert "the durable checkpoint" in record["protection"]["resumed_from"]
+    assert record["protection"]["resumed_from"] in ended.stdout and ", from the durable checkpoint" in ended.stdout
     assert not bucket.names(f"{RUN}/checkpoints/"), "what the model has made superfluous is gone"
     assert any(name.endswith("/model/best_model.pth") for name in bucket.names())
 
@@ -112,7 +113,7 @@ def test_ctrl_c_lets_the_newest_checkpoint_reach_the_store(
     workplace.configure({**resuming_config(resuming), "store": {**bucket.store, "checkpoints": True}})
     workplace.start(pause_s=1.0)
     workplace.wait_for(f"results/{RUN}/checkpoints/[0-9]*/manifest.json")
-    subprocess.run(["kill", "-INT", f"-{workplace.snakemake.pid}"], check=True)
+    os.killpg(workplace.snakemake.pid, signal.SIGINT)
     assert workplace.wait() != 0
     (newest,) = (workplace.results / "checkpoints").glob("[0-9]*")
     assert f"{RUN}/checkpoints/{newest.name}/manifest.json" in bucket.names()
