@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -39,6 +40,14 @@ class Bucket:
         """Return the keys below the store's address, from there on."""
         start = f"{self.name}/trainings/"
         return sorted(key.removeprefix(start) for key in self.fs.find(f"{start}{below}"))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put an object there by hand."""
+        self.fs.pipe_file(f"{self.name}/trainings/{name}", content)
+
+    def changed(self, name: str) -> datetime:
+        """Return when an object was written last."""
+        return self.fs.info(f"{self.name}/trainings/{name}")["LastModified"]
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ def store_run(run: Run, store: Store) -> dict[str, Any]:
     there = store.read_manifest(name)
     kept = there["files"] if there else []
     if not set(exported) <= set(kept):
-        store.remove_folder(name)
+        if there:
+            store.remove_folder(name)
         names = [*(file.path for file in exported), *(name for name in _FILES if (home / name).is_file())]
         sources = {path: home / path for path in names}
         size_bytes = sum(source.stat().st_size for source in sources.values() if source.exists())

@@ -6,19 +6,28 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conftest import Ended, ran, small_config
 from workplace import RUN, Workplace, resuming_config
 
+from ramtrain.durable import as_json
+
 if TYPE_CHECKING:
     from s3 import Bucket
 
 pytest_plugins = ["s3"]
+
+
+def version_of(record: Path) -> str:
+    started = datetime.fromisoformat(json.loads(record.read_text())["started"])
+    return started.strftime("%Y%m%dT%H%M%S.") + f"{started.microsecond // 1000:03}Z"
 
 
 def fetched(workdir: Path, *runs: str) -> Ended:
@@ -78,9 +87,16 @@ def test_a_store_that_cannot_be_used_is_told_of_before_and_after(
     failed = snakemake({**config, "store": missing}, "train")
     assert failed.status == 1 and "s3://no-such-bucket/x: " in failed.output and "Traceback" not in failed.output
     assert (workdir / "results/one/model/model.bin").exists() and not (workdir / "results/one/stored.json").exists()
+    model, version = workdir / "results/one/model/model.bin", version_of(workdir / "results/one/record.json")
+    bucket.put(f"one/{version}/begun.json", as_json({"by": {"host": socket.gethostname(), "workdir": str(workdir)}}))
+    bucket.put(f"one/{version}/model/model.bin", model.read_bytes())
+    sent = bucket.changed(f"one/{version}/model/model.bin")
     mended = snakemake({**config, "store": bucket.store}, "train")
     assert mended.status == 0 and "train_run" not in mended.output, mended.output
-    assert any(name.endswith("/model/model.bin") for name in bucket.names("one/"))
+    assert f"one/{version}/manifest.json" in bucket.names() and f"one/{version}/begun.json" not in bucket.names()
+    assert bucket.changed(f"one/{version}/model/model.bin") == sent, (
+        "what an upload cut short has sent is not sent again"
+    )
 
 
 def test_a_machine_that_is_gone_for_good_costs_no_more_than_the_last_checkpoint_in_the_store(

@@ -124,7 +124,7 @@ def test_a_store_that_gives_back_something_else_is_found_out(
         store.check()
     monkeypatch.undo()
     files = store.put_folder("run/one", sources, [], {})
-    bucket.fs.pipe_file(f"{bucket.name}/trainings/run/one/empty", b"spoilt")
+    bucket.put("run/one/empty", b"spoilt")
     with pytest.raises(RamTrainError, match="empty is not what was kept"):
         store.fetch_folder("run/one", files, tmp_path / "back", {})
     assert not list(tmp_path.glob("*back*"))
@@ -147,7 +147,7 @@ def test_only_what_was_begun_here_is_removed_half(
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a/../../b", ""])
 def test_a_manifest_cannot_lead_out_of_its_folder(store: Store, bucket: Bucket, path: str) -> None:
     manifest = as_json({"files": [{"path": path, "bytes": 0, "sha256": ""}]})
-    bucket.fs.pipe_file(f"{bucket.name}/trainings/run/one/manifest.json", manifest)
+    bucket.put("run/one/manifest.json", manifest)
     with pytest.raises(RamTrainError, match="names a file outside of its folder"):
         store.read_manifest("run/one")
 
