@@ -80,5 +80,5 @@ onerror:
         for line in summary.account(summary.asked(RUNS)):
             print(line)
     finally:
-        if any(RAM_ROOT.glob("*/.ramtrain.json")):
-            print(*status.last_words(RAM_ROOT), sep="\n")
+        for line in status.last_words(RAM_ROOT):
+            print(line)

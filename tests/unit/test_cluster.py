@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 from conftest import REPO, small_config
 
-from ramtrain import afar, caller, cluster, leaving, ramdisk, slurm, status
+from ramtrain import afar, caller, cluster, leaving, ramdisk, remedy, slurm, status
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.errors import RamTrainError
+from ramtrain.export import NotExported
 from ramtrain.ramdisk import acquire, release
 from ramtrain.sighting import Sighting
 from ramtrain.sizing import all_sized
@@ -206,6 +208,49 @@ def test_a_job_says_what_its_sender_would_type(in_job: None) -> None:
     assert caller.command("train") == (
         "snakemake --cores 1 train --profile=q --workflow-profile p/s --configfile my.yaml"
     )
+
+
+def test_a_job_names_nothing_that_is_gone_when_it_has_ended(
+    in_job: None, project: Path, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = acquire(a_run(project), workdir)
+    other = replace(a_run(project), backend="tmpfs")
+    said = [str(NotExported("run x: no model.", lease, "Mend that, and")), remedy.kept(), remedy.more_memory("others")]
+    said += [remedy.of_another(), remedy.end_of_wait(), *status.last_words(ramdisk.ram_root(workdir))]
+    with pytest.raises(RamTrainError, match="an earlier attempt left a RAM disk") as refusal:
+        ramdisk.foresee(other, workdir)
+    said = "\n".join([*said, str(refusal.value)])
+    assert "What is whole comes home now, and its RAM on node n1 is released." in said
+    for gone in (lease.folder, "snakemake --cores 1 unmount", "stays", "only the export", "Ctrl-C"):
+        assert gone not in said, gone
+    release(lease)
+
+
+def test_only_these_name_the_unmount_and_none_of_them_in_a_job() -> None:
+    sources = [*REPO.glob("src/ramtrain/*.py"), *REPO.glob("scripts/*.py")]
+    naming = {path.stem for path in sources if "caller.command('unmount')" in path.read_text()}
+    assert naming == {"status", "supervise", "leaving"}, "what is said of the RAM in jobs as well is remedy's"
+
+
+def test_what_the_disk_does_not_take_is_told_of_and_stays(
+    in_job: None,
+    project: Path,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def is_full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = acquire(a_run(project), workdir)
+    monkeypatch.setattr(leaving, "_PATIENCE_S", 0.1)
+    with monkeypatch.context() as disk:
+        disk.setattr(leaving, "rescue", is_full)
+        leaving.leave(workdir, JOB.id, lease.run)
+    (said,) = [entry.getMessage() for entry in caplog.records if entry.name == leaving.log.name]
+    assert f"stays on node n1, at {lease.folder}. The next job of {workdir} there brings it home" in said
+    leaving.leave(workdir, JOB.id, lease.run)
+    assert not Path(lease.folder).exists()
 
 
 def a_sighting(**changes: Any) -> Sighting:
