@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.target_jobs import TargetSpec
 from snakemake.utils import update_config
 
@@ -21,6 +22,10 @@ from ramtrain.tracker import check_tracker
 # script (9.27, ScriptProcessor), and time and again what is no longer needed of some hundred thousand objects.
 workflow.sourcecache._cache = functools.cache(workflow.sourcecache._cache)
 gc.set_threshold(100_000, 20, 100)
+
+# A limit for submitting to clusters. While a run waits for another, Snakemake (9.27, JobScheduler) looks again each time
+# that its timespan is over, and does not end before the last of these; nor does it on a node, when its job is done.
+JobScheduler.job_rate_limiter = property(lambda scheduler: None, lambda scheduler, limiter: None)
 
 HOME = Path(workflow.basedir)
 RAM_ROOT = ramdisk.ram_root(Path.cwd())
