@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -99,6 +100,25 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
     assert sweep.wait() == 0, sweep.said()
     for lr in ("0.1", "0.2", "0.3"):
         assert sweep.record(f"lr={lr}")["protection"]["resumed_from"], lr
+    sweep.check_node()
+
+
+def test_a_model_that_is_at_home_is_not_trained_once_more_when_its_job_failed_after_that(sweep: Sweep) -> None:
+    place = sweep.workdir.with_name("installed")
+    in_the_way = f"mkdir {place} && touch {place}/other"
+    train = f"exec {sys.executable} train.py --lr {{lr}} --seed {{seed}}"
+    changes = {"project.install_to": str(place), "project.command": ["sh", "-c", f"{in_the_way} && {train}"]}
+    sweep.configure(["0.1"], **changes)
+    sweep.start()
+    assert sweep.wait() != 0
+    assert "verified, but not in" in sweep.said()
+    assert not sweep.checkpoints("lr=0.1")
+    sweep.check_node()
+    shutil.rmtree(place)
+    sweep.start()
+    assert sweep.wait() == 0, sweep.said()
+    assert "unmount_run" in sweep.output.read_text() and "train_run" not in sweep.output.read_text()
+    assert sweep.record("lr=0.1")["installed"]["path"] == str(place)
     sweep.check_node()
 
 

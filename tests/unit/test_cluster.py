@@ -5,23 +5,31 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import queue
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import REPO, small_config
 
-from ramtrain import afar, caller, cluster, leaving, ramdisk, remedy, slurm, status
+from ramtrain import afar, arrived, caller, cluster, leaving, ramdisk, remedy, slurm, status
 from ramtrain.config import Run, complete_config, load_runs
+from ramtrain.durable import Kept
 from ramtrain.errors import RamTrainError
-from ramtrain.export import NotExported
+from ramtrain.export import Export, NotExported
+from ramtrain.fingerprint import Fingerprint
+from ramtrain.meter import NO_WRITES
 from ramtrain.ramdisk import acquire, release
+from ramtrain.shelf import export_file
 from ramtrain.sighting import Sighting
 from ramtrain.sizing import all_sized
 from ramtrain.slurm import Job
@@ -109,6 +117,20 @@ def test_snakemake_gives_a_job_the_run_it_is_sent_for(project: Path, run: str) -
 def test_an_id_that_snakemake_loses_is_not_sent(project: Path, run: str) -> None:
     with pytest.raises(RamTrainError, match="its id cannot be sent to a cluster"):
         cluster.check_runs([replace(a_run(project), run=run)])
+
+
+def test_snakemake_that_is_told_to_end_does_not_wait_for_a_lock_of_its_own() -> None:
+    told: queue.Queue[int] = queue.Queue()
+    lock = threading.Lock()
+
+    def exit_gracefully(number: int, _: object) -> None:
+        with lock:
+            told.put(number)
+
+    with lock:
+        caller.apart(exit_gracefully)(signal.SIGTERM, None)
+        assert told.empty()
+    assert told.get(timeout=5) == signal.SIGTERM
 
 
 def test_a_call_for_something_else_is_of_no_run() -> None:
@@ -251,6 +273,43 @@ def test_what_the_disk_does_not_take_is_told_of_and_stays(
     assert f"stays on node n1, at {lease.folder}. The next job of {workdir} there brings it home" in said
     leaving.leave(workdir, JOB.id, lease.run)
     assert not Path(lease.folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "written", "spoilt", "has"),
+    [
+        ({}, True, False, True),
+        ({}, False, False, False),
+        ({"train.threads": 2}, True, False, False),
+        ({}, True, True, False),
+    ],
+)
+def test_a_model_has_arrived_if_it_is_new_of_this_training_and_whole(
+    project: Path,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    written: bool,
+    spoilt: bool,
+    has: bool,
+) -> None:
+    run = a_run(project)
+    model = workdir / "results" / run.run / "model/best.pth"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"model")
+    kept = Kept("model/best.pth", model.stat().st_size + spoilt, "0")
+    steps = SimpleNamespace(
+        training=SimpleNamespace(fingerprint=Fingerprint(a_run(project, **changes).training, {"data": "1"})),
+        export=Export([kept], [], 0.0, NO_WRITES),
+    )
+    monkeypatch.setattr(arrived, "Steps", SimpleNamespace(read=lambda path: path.stat() and steps))
+    export_file(run.run).write_text("of an earlier training")
+    arrivals = arrived.Arrivals({run.run: run})
+    if written:
+        os.utime(export_file(run.run), (1, 1))
+    assert arrivals.has(run.run) is has
+    export_file(run.run).unlink()
+    assert not arrivals.has(run.run)
 
 
 def a_sighting(**changes: Any) -> Sighting:
