@@ -63,9 +63,9 @@ class Cluster:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it has ended
-                words = process.cmdline() or [""]
-                if "SLURM_JOB_ID" in process.environ() or words[0].startswith("slurmstepd: ["):
-                    found.append(f"{process.pid} {' '.join(words)}")
+                name = " ".join(process.cmdline())
+                if "SLURM_JOB_ID" in process.environ() or name.startswith("slurmstepd: ["):
+                    found.append(f"{process.pid} {name}")
         return found
 
     @staticmethod
