@@ -92,7 +92,8 @@ def apart(handler: Callable[..., None]) -> Callable[..., None]:
     by what the signal interrupts."""
 
     def start(*arguments: object) -> None:
-        threading.Thread(target=handler, args=arguments).start()
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending already, and starts no more
+            threading.Thread(target=handler, args=arguments).start()
 
     return start
 

@@ -392,20 +392,37 @@ def test_what_a_killed_job_left_on_the_node_is_released_by_the_next_one(
 ) -> None:
     lease = acquire(a_run(project), workdir)
     programs(squeue="17")
-    leave_in_another_process(workdir, alive=True)
+    leave_in_another_process(workdir)
     assert Path(lease.folder).exists(), "as long as that job lives"
     programs(squeue="")
-    leave_in_another_process(workdir, alive=False)
+    leave_in_another_process(workdir)
     assert not Path(lease.folder).exists()
     assert "nothing was written; the RAM is released" in capfd.readouterr().out
 
 
-def leave_in_another_process(workdir: Path, alive: bool) -> None:
+def leave_in_another_process(workdir: Path, job: str = "18", output: int | None = None) -> None:
     code = (
         "from pathlib import Path; from ramtrain import leaving; from ramtrain.slurm import Job; "
-        f"leaving.leave_at_end(Path({str(workdir)!r}), Job('18', 'n1', None, None), 'x')"
+        f"leaving.leave_at_end(Path({str(workdir)!r}), Job({job!r}, 'n1', None, None), 'x')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=output, stderr=output, timeout=60)
+
+
+@pytest.mark.parametrize("output", ["a full disk", "a pipe that nobody reads"])
+def test_a_job_leaves_nothing_although_nobody_hears_of_it(
+    in_job: None, project: Path, workdir: Path, output: str
+) -> None:
+    lease = acquire(a_run(project), workdir)
+    if output == "a full disk":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, descriptor = os.pipe()
+        os.close(reading)
+    try:
+        leave_in_another_process(workdir, JOB.id, descriptor)
+    finally:
+        os.close(descriptor)
+    assert not Path(lease.folder).exists()
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
