@@ -110,6 +110,7 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
         failure = json.loads((sweep.results(f"lr={lr}") / "failure.json").read_text())
         assert (failure["status"], failure["step"]) == ("interrupted", "train_run"), failure
         assert f"run lr={lr}: SIGTERM: the trainer is sent SIGINT" in said
+    assert "its RAM on node" in said and "still in RAM" not in said and "snakemake --cores 1 unmount" not in said
     sweep.start()
     assert sweep.wait() == 0, sweep.said()
     for lr in ENDINGS:
