@@ -69,9 +69,6 @@ onstart:
     if SENDS:
         cluster.check_memory(RUNS, asked_mb())
     caller.pass_signals_on("mount_ramdisk.py", "train_run.py", "benchmark_io.py")
-    # A limit for submitting to clusters. While a run waits for another, Snakemake (9.27, JobScheduler) looks again each
-    # time that its timespan is over, and does not end before the last of these.
-    workflow.scheduler.job_rate_limiter = None
 
 
 onerror:
@@ -80,5 +77,5 @@ onerror:
         for line in summary.account(summary.asked(RUNS)):
             print(line)
     finally:
-        if any(RAM_ROOT.glob("*/.ramtrain.json")):
-            print(*status.last_words(RAM_ROOT), sep="\n")
+        for line in status.last_words(RAM_ROOT):
+            print(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from humanfriendly import format_size
 
-from ramtrain import caller, memory
+from ramtrain import caller, memory, remedy
 from ramtrain.config import Run
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, Lease, used_bytes, user_root
@@ -107,7 +107,7 @@ def _try(run: Run, lease: Lease, place: Path | None, is_first: bool = False) -> 
             ledger.note(_promise(lease, granted_bytes, place))
             return granted_bytes
     if is_first:
-        log.warning("run %s: waiting for memory: %s. Ctrl-C ends the wait.", run.run, offer.waiting_for())
+        log.warning("run %s: waiting for memory: %s. %s", run.run, offer.waiting_for(), remedy.end_of_wait())
     return None
 
 
@@ -262,12 +262,12 @@ def _refusal(run: Run, account: Account, held_bytes: int, ledger: Ledger) -> str
     ended = "the runs in this list" if at_work else "other programs"
     helps = [
         f"a smaller ramdisk.size, here and now at most {_size(most_bytes)}; or a smaller guard.reserve",
-        f"fewer runs at a time (--cores, --resources ramdisk_mb), or waiting until {ended} have ended",
+        remedy.more_memory(ended),
         "ramdisk.fallback: disk, which trains it on the disk where memory does not suffice",
     ]
     helps += [
         f"run {entry.promise.run} in {entry.promise.workdir} is not being trained and holds {_size(entry.held_bytes)}: "
-        "`train` there goes on with it, `unmount` brings it home"
+        f"{remedy.of_another()}"
         for entry in left
         if entry.promise.run != run.run
     ]

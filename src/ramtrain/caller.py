@@ -10,7 +10,8 @@ import select
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -84,6 +85,17 @@ def pass_signals_on(*scripts: str) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in list(before):
         signal.signal(number, tell)
+
+
+def apart(handler: Callable[..., None]) -> Callable[..., None]:
+    """Return a handler of signals that does the same in a thread of its own, where it may wait for a lock that is held
+    by what the signal interrupts."""
+
+    def start(*arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending already, and starts no more
+            threading.Thread(target=handler, args=arguments).start()
+
+    return start
 
 
 def pid() -> int | None:

@@ -752,7 +752,7 @@ def check_project(run: Run) -> None:
             raise RamTrainError(
                 f"project.command: program {program!r} not found on the PATH; is its environment active?"
             )
-    elif not (folder / program).is_file():
+    elif not os.path.isfile(folder / program):  # nor one that may not be seen
         raise RamTrainError(
             f"project.command: program {program!r}: no such file; a path with / in it is relative to {folder}."
         )

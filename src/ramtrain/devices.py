@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from humanfriendly.text import concatenate, pluralize
 
-from ramtrain import caller
+from ramtrain import caller, remedy
 from ramtrain.config import Run
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import user_root
@@ -240,12 +240,13 @@ def _take(run: Run, devices: Sequence[Device], note: str, tell: bool = False) ->
                 return taken
     if tell:
         log.warning(
-            "run %s: waiting for %s: %d of those that it may have %s free. %s. Ctrl-C ends the wait.",
+            "run %s: waiting for %s: %d of those that it may have %s free. %s. %s",
             run.run,
             pluralize(run.gpus or 0, "device"),
             len(taken),
             "is" if len(taken) == 1 else "are",
             "; ".join(_told_holder(noted, has) for noted, has in others.items()),
+            remedy.end_of_wait(),
         )
     return None
 

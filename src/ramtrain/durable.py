@@ -538,7 +538,7 @@ def _verify(path: Path, expected: Kept) -> None:
     if (size_bytes, sha256) != (expected.bytes, expected.sha256):
         raise RamTrainError(
             f"{path}: the disk gave back {size_bytes} bytes with SHA-256 {sha256} where {expected.bytes} bytes with "
-            f"{expected.sha256} were written. The disk or its file system is failing; the model is still in RAM."
+            f"{expected.sha256} were written. The disk or its file system is failing."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
-from ramtrain import caller
+from ramtrain import caller, remedy
 from ramtrain.clock import stamp
 from ramtrain.config import Products
 from ramtrain.durable import MANIFEST, Kept, commit_file, commit_folder, make_folders, remove, room_bytes
@@ -37,6 +37,14 @@ log = logging.getLogger(__name__)
 _MOST_NAMES = 30
 # Of an SQLite database: how it begins, what its size is a multiple of, what the files beside it are called.
 _SQLITE, _LEAST_PAGE_BYTES, _JOURNALS = b"SQLite format 3\0", 512, ("-wal", "-journal")
+
+
+class NotExported(RamTrainError):
+    """A model that did not come home: `what` says why, the rest of the text where it is and what to do."""
+
+    def __init__(self, what: str, lease: Lease, first: str) -> None:
+        super().__init__(f"{what}\n{remedy.still_in_ram(lease.folder)} {first} {remedy.repeat_export()}.")
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
     """Copy what the config names from RAM to the run's results; verified, or an error with everything still in RAM.
 
     Raises:
-        RamTrainError: a glob of the model matches nothing, a link points out of the project, the disk is full or fails.
+        NotExported: a glob of the model matches nothing, a link points out of the project, the disk is full or fails.
     """
     started, started_at, before = time.monotonic(), stamp(), own_writes()
     view = stage.view()
@@ -113,10 +121,7 @@ def export_model(run: str, products: Products, lease: Lease, stage: Stage) -> Ex
         if not diff.exists():
             remove(target / DIFF)  # likewise
     except (OSError, RamTrainError) as error:
-        raise RamTrainError(
-            f"run {run}: the export failed: {error}\nThe model is still in RAM, {lease.folder}. When the cause is "
-            f"mended, type `{caller.command('train')}`: only the export is repeated."
-        ) from error
+        raise NotExported(f"run {run}: the export failed: {error}", lease, "When the cause is mended,") from error
     return Export(
         model=[replace(file, path=f"model/{file.path}") for file in kept_model],
         artifacts=[replace(file, path=f"artifacts/{file.path}") for file in kept_artifacts],
@@ -140,12 +145,12 @@ def check_home(run: str, lease: Lease, export: Export) -> None:
         RamTrainError: a file is missing or has another size.
     """
     if spoilt := spoilt_at_home(run, export):
-        remedy = (
-            f"The RAM is not released; type `{caller.command('unmount')}` to bring home what is there."
+        now = (
+            f"{remedy.still_in_ram(lease.folder)} To go on, {remedy.bring_home()}."
             if Path(lease.state).exists()
             else f"Nothing of it is in RAM; to train again, type `{caller.command('train')} --forcerun train_run`."
         )
-        raise RamTrainError(f"run {run}: {', '.join(map(str, spoilt))} is no longer as it was exported. {remedy}")
+        raise RamTrainError(f"run {run}: {', '.join(map(str, spoilt))} is no longer as it was exported. {now}")
 
 
 def spoilt_at_home(run: str, export: Export) -> list[Path]:
@@ -160,38 +165,35 @@ def find_model(run: str, products: Products, lease: Lease, stage: Stage, view: V
     for pattern in products.model:
         paths = stage.products(view, pattern)
         if closed := [error for path, error in view.closed.items() if path.is_relative_to(view.layers[0])]:
-            raise RamTrainError(
-                f"run {run}: project.model: {pattern!r} may name more than could be found: {closed[0]}. The RAM disk "
-                f"stays at {lease.folder}. Mend that there, such as by `chmod -R u+rwX`, and type "
-                f"`{caller.command('train')}`: only the export is repeated."
-            )
+            what = f"run {run}: project.model: {pattern!r} may name more than could be found: {closed[0]}."
+            raise NotExported(what, lease, "Mend that, such as by `chmod -R u+rwX`, and")
         if not paths:
             written = view.written(Path(stage.project))
             listed = "\n".join(f"  {name}" for name in written[:_MOST_NAMES]) or "  (nothing)"
             more = f"\n  and {len(written) - _MOST_NAMES} more" if len(written) > _MOST_NAMES else ""
             before = view.glob([pattern])
             what = f"nothing but what was there before, such as {one_line(before[0])}," if before else "nothing"
-            raise RamTrainError(
+            raise NotExported(
                 f"run {run}: project.model: {pattern!r} matches {what} after training. The trainer wrote, in "
-                f"{stage.layers[0]}:\n{listed}{more}\nThe RAM disk stays. Correct project.model in the config and type "
-                f"`{caller.command('train')}`: only the export is repeated."
+                f"{stage.layers[0]}:\n{listed}{more}",
+                lease,
+                "Correct project.model in the config and",
             )
         try:
             real = plain_files({path: view.real(path) for path in paths}, f"run {run}: model:")
             if not real:
                 raise FileNotFoundError("there is no file in it that could be copied")
         except (Escapes, FileNotFoundError) as error:
-            raise RamTrainError(
-                f"run {run}: project.model: {pattern!r} is refused: {error}. The RAM disk stays at {lease.folder}. "
-                "Name another file in project.model, or put the file itself there, and type "
-                f"`{caller.command('train')}`: only the export is repeated."
-            ) from error
+            what = f"run {run}: project.model: {pattern!r} is refused: {error}."
+            first = "Name another file in project.model, or put the file itself there, and"
+            raise NotExported(what, lease, first) from error
         found |= real
     if not any(stage.is_made(path, view) for path in found):
-        raise RamTrainError(
+        raise NotExported(
             f"run {run}: project.model: the training has written none of these files, which were there before: "
-            f"{one_line(next(iter(found)))}{' and others' if len(found) > 1 else ''}. The RAM disk stays at "
-            f"{lease.folder}. Name what it writes, and type `{caller.command('train')}`: only the export is repeated."
+            f"{one_line(next(iter(found)))}{' and others' if len(found) > 1 else ''}.",
+            lease,
+            "Name what it writes, and",
         )
     if not any(file.stat().st_size for file in found.values()):
         log.warning("run %s: the model is empty: %s of 0 bytes", run, pluralize(len(found), "file"))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ramtrain import caller
 from ramtrain.errors import RamTrainError
 from ramtrain.lease import MARK, Lease
 from ramtrain.ramdisk import release_half
@@ -75,9 +76,17 @@ def _leave(lease: Lease) -> None:
                 print(row(lease.run, saved), flush=True)
         except (RamTrainError, OSError) as error:
             if time.monotonic() > deadline:
-                log.error("%s\nWhat run %s holds on this node stays at %s.", error, lease.run, lease.folder)
+                log.error("%s\n%s", error, _stays(lease))
                 return
             time.sleep(_AGAIN_S)
+
+
+def _stays(lease: Lease) -> str:
+    where = f"on node {lease.job.node}, at {lease.folder}" if lease.job else f"at {lease.folder}"
+    return (
+        f"What run {lease.run} holds stays {where}. The next job of {lease.workdir} there brings it home; so does "
+        f"`{caller.command('unmount')}`, typed on that node."
+    )
 
 
 if __name__ == "__main__":

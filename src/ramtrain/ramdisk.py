@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from humanfriendly import format_size
 
-from ramtrain import admission, caller, memory
+from ramtrain import admission, caller, memory, remedy
 from ramtrain.admission import DoesNotFit, Offer, admit, admit_more, is_promised, withdraw
 from ramtrain.clock import stamp
 from ramtrain.config import Run
@@ -262,8 +262,8 @@ def _check_backend(run: Run, lease: Lease) -> None:
     fell_back = lease.backend == "disk" and run.fallback == "disk"
     if run.backend not in ("auto", lease.backend) and not fell_back:
         raise RamTrainError(
-            f"run {run.run}: an earlier attempt left a RAM disk of backend {lease.backend!r} at {lease.folder}, and "
-            f"the config now asks for {run.backend!r}. Type `{caller.command('unmount')}` first."
+            f"run {run.run}: an earlier attempt left a RAM disk of backend {lease.backend!r}, and the config now asks "
+            f"for {run.backend!r}. {remedy.still_in_ram(lease.folder)} To go on, {remedy.bring_home()}."
         )
 
 

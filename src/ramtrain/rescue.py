@@ -12,7 +12,7 @@ from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
 from ramtrain.errors import RamTrainError
-from ramtrain.export import export_model, keep_log, metrics_of, spoilt_at_home
+from ramtrain.export import NotExported, export_model, keep_log, metrics_of, spoilt_at_home
 from ramtrain.ramdisk import MARK, Lease, check_free, only_one, ram_root, release
 from ramtrain.record import Steps
 from ramtrain.salvage import NOTHING, Saved, save_files, save_newest, save_state, whole_model, written
@@ -109,7 +109,7 @@ def _find(lease: Lease, begun: Begun, stage: Stage, goes_on: bool) -> list[Saved
         try:
             exported = export_model(lease.run, begun.products, lease, stage)
         except RamTrainError as error:
-            log.warning("%s", error)
+            log.warning("%s", error.what if isinstance(error, NotExported) else error)
         else:
             # With it `train` has nothing left to do but the record.
             metrics = metrics_of(lease.run, begun.products, lease, stage)

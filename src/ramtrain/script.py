@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ramtrain import caller, progress
+from ramtrain import caller, progress, remedy
 from ramtrain.config import Run, load_runs
 from ramtrain.errors import RamTrainError
 from ramtrain.failure import forget_failure, note_failure
@@ -32,15 +32,15 @@ def script(snakemake: Any) -> Iterator[Run]:
     a defect and shows its traceback.
     """
     run = snakemake.wildcards.run
-    comfort = "" if snakemake.rule == "unmount_run" or caller.job() else "What is in RAM stays there. "
+    comfort = "" if snakemake.rule == "unmount_run" else f"{remedy.kept()} "
     if caller.job() and snakemake.rule in ("export_model", "unmount_run"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job that is told to end lets the model come home first
     with messages(snakemake, f"run {run}", "train", comfort, partial(note_failure, run, snakemake.rule)):
         runs = load_runs(snakemake.config, workflow_home(snakemake), run)
         if run not in runs:
             raise RamTrainError(
-                f"run {run}: is no longer in the runs table. Its RAM disk stays; put the row back, "
-                f"or bring home what is there: {caller.command('unmount')}"
+                f"run {run}: is no longer in the runs table. {remedy.kept('Its RAM disk stays.')} Put the row back, "
+                f"and type `{caller.command('train')}`."
             )
         forget_failure(run)
         state = ram_root(Path.cwd()) / run

@@ -12,7 +12,7 @@ from humanfriendly import format_size
 from humanfriendly.tables import format_smart_table
 from tqdm import tqdm
 
-from ramtrain import afar, caller
+from ramtrain import afar, caller, slurm
 from ramtrain.plain import one_line
 from ramtrain.ramdisk import MARK, SHM, Lease, used_bytes
 from ramtrain.sighting import SIGHTING, Sighting
@@ -131,15 +131,19 @@ def _row(run: dict[str, Any], with_workdir: bool) -> list[str]:
 
 
 def last_words(root: Path) -> list[str]:
-    """Return what is in RAM under a RAM root, run by run, and what to type."""
-    lines = []
+    """Return what is in RAM under a RAM root, run by run, and what to type; nothing of other jobs of a cluster, which
+    bring it home themselves."""
+    lines, job = [], slurm.this_job()
     for run in filter(None, (_read(state / MARK) for state in _listed(root))):
+        if run["job"] not in (None, job and job.id):
+            continue
         newest = f"its newest checkpoint, {one_line(run['newest'])}, " if run["newest"] else ""
         home = f"; at home: {run['durable']}" if run["durable"] else ""
         what = "trained to its end, its model " if run["state"].startswith("trained") else newest or "what it wrote "
         lines.append(f"run {run['run']}: {what}is in RAM, {run['folder']}{home}")
-    lines.append(f"To go on from there, type\n  {caller.command('train')}")
-    lines.append(f"To bring home what is there and release the RAM, type\n  {caller.command('unmount')}")
+    if lines:
+        lines.append(f"To go on from there, type\n  {caller.command('train')}")
+        lines.append(f"To bring home what is there and release the RAM, type\n  {caller.command('unmount')}")
     return lines
 
 

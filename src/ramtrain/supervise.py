@@ -22,7 +22,7 @@ import psutil
 from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
-from ramtrain import caller, slurm
+from ramtrain import caller, remedy, slurm
 from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.courier import Courier
@@ -189,7 +189,8 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
             # What the project holds may take a while to read; the trainer does not wait for it.
             Begun(fingerprint(run, inputs.result() if inputs.done() else None), run.products).write(lease)
             noted = background.submit(lambda at: Begun(mine(), run.products).write(at), lease)
-            log.info("run %s: training; its output: tail -f %s", run.run, order.log)
+            where = f", on node {lease.job.node}" if lease.job else ""
+            log.info("run %s: training; its output%s: tail -f %s", run.run, where, order.log)
             description.start(order.argv, order.env, inputs.result)
             watch = _Watch(run, lease, stage, order, signals, mine, devices.locks)
             ending = watch.until_end()
@@ -273,12 +274,11 @@ def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder
     newest = watch.drain.newest
     if ladder.has_failed:
         lines.append(f"It could not go on from any of its checkpoints ({', '.join(ladder.tried_names)}).")
-    elif job := caller.job():
-        lines.append(f"What is whole comes home now, and its RAM on node {job.node} is released.")
     elif newest:
-        lines.append(f"Its newest checkpoint is {newest.path}, still in RAM: {Path(stage.layers[0]) / newest.path}")
+        path = Path(stage.layers[0]) / newest.path
+        lines.append(remedy.kept(f"Its newest checkpoint is {newest.path}, still in RAM: {path}"))
     else:
-        lines.append(f"What it wrote is still in RAM, {lease.folder}")
+        lines.append(remedy.still_in_ram(lease.folder))
     durable = next(iter(durable_checkpoints(run.run)), None)
     if durable:
         lines.append(f"On the disk is {durable.checkpoint}, as {durable.folder}")
@@ -288,10 +288,14 @@ def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder
         )
     if watch.is_full:
         size = format_size(lease.size_bytes, binary=True)
-        remedy = "it grows when you go on" if run.auto_size else "give ramdisk.size more before you go on"
+        helps = (
+            "it grows when you go on"
+            if run.auto_size and not caller.job()
+            else "give ramdisk.size more before you go on"
+        )
         if run.guard and run.grow:
-            remedy = "there was no memory to enlarge it, and nothing that could be moved out of it"
-        lines.append(f"Its RAM disk of {size} is full: {remedy}.")
+            helps = "there was no memory to enlarge it, and nothing that could be moved out of it"
+        lines.append(f"Its RAM disk of {size} is full: {helps}.")
     lines.append(f"To go on from there, type\n  {unlock}{caller.command('train')}")
     if ladder.has_failed:
         lines.append(f"To start anew, type\n  {caller.command('train')} --config resume=never")

@@ -79,7 +79,7 @@ def test_full_while_exporting(target: str, small_disk: Workplace) -> None:
     small_disk.wait_for_nobody()
     small_disk.check_disk()
     assert "the export failed" in small_disk.said()
-    assert "The model is still in RAM" in small_disk.said()
+    assert "What it wrote is still in RAM" in small_disk.said()
     assert not (small_disk.results / "model").exists()
     filler.unlink()
     again = small_disk.type_what_is_said(small_disk.said(), target)

@@ -188,8 +188,8 @@ def test_what_cannot_come_home_as_the_model_is_refused_and_only_the_export_is_re
 ) -> None:
     manners = ["links", "nodes"]
     for model, why in {
-        "out/dangling": "is refused: out/dangling is a link to nothing. ",
-        "out/model/nodes/pipe": "is refused: there is no file in it that could be copied. ",
+        "out/dangling": "is refused: out/dangling is a link to nothing.\n",
+        "out/model/nodes/pipe": "is refused: there is no file in it that could be copied.\n",
     }.items():
         ended = snakemake(ill_config(project, *manners, model=[model]), "train")
         assert ended.status != 0

@@ -6,6 +6,7 @@ The node has a /dev/shm of its own, as on another machine. All of it lies in /va
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from conftest import REPO, RESUMING_PROJECT
@@ -27,6 +29,7 @@ from ramtrain.system import mounts
 
 HERE = Path(__file__).parent
 PLACE = Path("/var/tmp")
+_GONE_S = 5.0
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munge")
 
 
@@ -53,6 +56,17 @@ class Cluster:
         """Return what runs hold on the node: what is mounted, and what is in its /dev/shm."""
         mounted = [entry.point for entry in mounts(self.slurmd) if entry.source == "ramtrain"]
         return mounted + list(Path(f"/proc/{self.slurmd}/root/dev/shm").rglob("*"))
+
+    @staticmethod
+    def processes() -> list[str]:
+        """Return the processes of jobs that are still on the node."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it has ended
+                name = " ".join(process.cmdline())
+                if "SLURM_JOB_ID" in process.environ() or name.startswith("slurmstepd: ["):
+                    found.append(f"{process.pid} {name}")
+        return found
 
     @staticmethod
     def ask(*command: str) -> str:
@@ -139,7 +153,8 @@ class Sweep:
         """Have it called by a user without privileges; skip the test where they could not."""
         self.user = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
         self.home = self.workdir.parent
-        if subprocess.run([*self.user, sys.executable, "-c", "import snakemake, ramtrain"], check=False).returncode:
+        code = "import os, sys, snakemake, ramtrain; os.stat(sys.executable)"
+        if subprocess.run([*self.user, sys.executable, "-c", code], check=False).returncode:
             pytest.skip(f"needs a checkout and an interpreter that others may read: {REPO}, {sys.executable}")
         self.home.parent.chmod(0o755)
         for path in (self.home, *self.home.rglob("*")):
@@ -186,9 +201,13 @@ class Sweep:
         return json.loads((self.results(run) / "job.json").read_text())["job"]["id"]
 
     def check_node(self) -> None:
-        """Check that nothing is left on the node when its jobs have ended."""
+        """Check that nothing is left on the node when its jobs have ended, and nobody."""
         self.until(lambda: not self.cluster.ask("squeue", "--noheader"), within_s=30)
         assert self.cluster.held() == []
+        deadline = time.monotonic() + _GONE_S
+        while (left := self.cluster.processes()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert left == []
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -56,11 +58,24 @@ def reach_time_limit(job: str) -> None:
 
 def kill_step(job: str) -> None:
     """Kill what slurmstepd has started as the job's step: the Snakemake that works on the run."""
-    names = {process: process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"])}
-    (step,) = [process for process, words in names.items() if words[0].startswith(f"slurmstepd: [{job}.0]")]
-    (child,) = step.children()
+    (child,) = children_of_slurm(f"{job}.0")
     assert "snakemake" in child.cmdline()
     child.kill()
+
+
+def kill_batch(job: str) -> None:
+    """Kill what was sent as the job, and the Snakemake that waits there for the step: SLURM then ends the step."""
+    for child in children_of_slurm(f"{job}.batch"):
+        for process in (child, *child.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def children_of_slurm(step: str) -> list[psutil.Process]:
+    """Return what the slurmstepd of a job's step has started."""
+    names = {process: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
+    (slurmstepd,) = [process for process, name in names.items() if name.startswith(f"slurmstepd: [{step}]")]
+    return slurmstepd.children()
 
 
 def requeue(job: str) -> None:
@@ -71,7 +86,7 @@ def call(*command: str) -> None:
     subprocess.run(command, check=True, timeout=30)
 
 
-ENDINGS = {"0.2": reach_time_limit, "0.1": scancel, "0.3": kill_step}
+ENDINGS = {"0.2": reach_time_limit, "0.1": scancel, "0.3": kill_step, "0.5": kill_batch}
 
 
 def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_there(sweep: Sweep) -> None:
@@ -80,7 +95,7 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
     jobs = {lr: sweep.job_of(f"lr={lr}") for lr in (*ENDINGS, "0.4")}
     for lr, end in ENDINGS.items():
         end(jobs[lr])
-    for run in ("lr=0.1", "lr=0.3"):  # before another job starts, which would clear away what they left
+    for run in ("lr=0.1", "lr=0.3", "lr=0.5"):  # before another job starts, which would clear away what they left
         sweep.until(lambda run=run: not [path for path in sweep.cluster.held() if path.name == run], within_s=20)
     requeue(jobs["0.4"])
     assert sweep.wait() != 0
@@ -89,16 +104,36 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
     assert sweep.record("lr=0.4")["protection"]["resumed_from"], "the one that was queued again has ended well"
     states = sweep.cluster.jobs()
     assert (states[jobs["0.1"]], states[jobs["0.4"]]) == ("CANCELLED", "COMPLETED")
-    for lr in ("0.1", "0.2", "0.3"):
+    for lr in ENDINGS:
         assert sweep.checkpoints(f"lr={lr}") and not (sweep.results(f"lr={lr}") / "record.json").exists(), lr
     for lr in ("0.1", "0.2"):
         failure = json.loads((sweep.results(f"lr={lr}") / "failure.json").read_text())
         assert (failure["status"], failure["step"]) == ("interrupted", "train_run"), failure
         assert f"run lr={lr}: SIGTERM: the trainer is sent SIGINT" in said
+    assert "its RAM on node" in said and "still in RAM" not in said and "snakemake --cores 1 unmount" not in said
     sweep.start()
     assert sweep.wait() == 0, sweep.said()
-    for lr in ("0.1", "0.2", "0.3"):
+    for lr in ENDINGS:
         assert sweep.record(f"lr={lr}")["protection"]["resumed_from"], lr
+    sweep.check_node()
+
+
+def test_a_model_that_is_at_home_is_not_trained_once_more_when_its_job_failed_after_that(sweep: Sweep) -> None:
+    place = sweep.workdir.with_name("installed")
+    in_the_way = f"mkdir {place} && touch {place}/other"
+    train = f"exec {sys.executable} train.py --lr {{lr}} --seed {{seed}}"
+    changes = {"project.install_to": str(place), "project.command": ["sh", "-c", f"{in_the_way} && {train}"]}
+    sweep.configure(["0.1"], **changes)
+    sweep.start()
+    assert sweep.wait() != 0
+    assert "verified, but not in" in sweep.said()
+    assert not sweep.checkpoints("lr=0.1")
+    sweep.check_node()
+    shutil.rmtree(place)
+    sweep.start()
+    assert sweep.wait() == 0, sweep.said()
+    assert "unmount_run" in sweep.output.read_text() and "train_run" not in sweep.output.read_text()
+    assert sweep.record("lr=0.1")["installed"]["path"] == str(place)
     sweep.check_node()
 
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import queue
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import REPO, small_config
 
-from ramtrain import afar, caller, cluster, leaving, ramdisk, slurm, status
+from ramtrain import afar, arrived, caller, cluster, leaving, ramdisk, remedy, slurm, status
 from ramtrain.config import Run, complete_config, load_runs
+from ramtrain.durable import Kept
 from ramtrain.errors import RamTrainError
+from ramtrain.export import Export, NotExported
+from ramtrain.fingerprint import Fingerprint
+from ramtrain.meter import NO_WRITES
 from ramtrain.ramdisk import acquire, release
+from ramtrain.shelf import export_file
 from ramtrain.sighting import Sighting
 from ramtrain.sizing import all_sized
 from ramtrain.slurm import Job
@@ -107,6 +117,20 @@ def test_snakemake_gives_a_job_the_run_it_is_sent_for(project: Path, run: str) -
 def test_an_id_that_snakemake_loses_is_not_sent(project: Path, run: str) -> None:
     with pytest.raises(RamTrainError, match="its id cannot be sent to a cluster"):
         cluster.check_runs([replace(a_run(project), run=run)])
+
+
+def test_snakemake_that_is_told_to_end_does_not_wait_for_a_lock_of_its_own() -> None:
+    told: queue.Queue[int] = queue.Queue()
+    lock = threading.Lock()
+
+    def exit_gracefully(number: int, _: object) -> None:
+        with lock:
+            told.put(number)
+
+    with lock:
+        caller.apart(exit_gracefully)(signal.SIGTERM, None)
+        assert told.empty()
+    assert told.get(timeout=5) == signal.SIGTERM
 
 
 def test_a_call_for_something_else_is_of_no_run() -> None:
@@ -208,6 +232,86 @@ def test_a_job_says_what_its_sender_would_type(in_job: None) -> None:
     )
 
 
+def test_a_job_names_nothing_that_is_gone_when_it_has_ended(
+    in_job: None, project: Path, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = acquire(a_run(project), workdir)
+    other = replace(a_run(project), backend="tmpfs")
+    said = [str(NotExported("run x: no model.", lease, "Mend that, and")), remedy.kept(), remedy.more_memory("others")]
+    said += [remedy.of_another(), remedy.end_of_wait(), *status.last_words(ramdisk.ram_root(workdir))]
+    with pytest.raises(RamTrainError, match="an earlier attempt left a RAM disk") as refusal:
+        ramdisk.foresee(other, workdir)
+    said = "\n".join([*said, str(refusal.value)])
+    assert "What is whole comes home now, and its RAM on node n1 is released." in said
+    for gone in (lease.folder, "snakemake --cores 1 unmount", "stays", "only the export", "Ctrl-C"):
+        assert gone not in said, gone
+    release(lease)
+
+
+def test_only_these_name_the_unmount_and_none_of_them_in_a_job() -> None:
+    sources = [*REPO.glob("src/ramtrain/*.py"), *REPO.glob("scripts/*.py")]
+    naming = {path.stem for path in sources if "caller.command('unmount')" in path.read_text()}
+    assert naming == {"status", "supervise", "leaving"}, "what is said of the RAM in jobs as well is remedy's"
+
+
+def test_what_the_disk_does_not_take_is_told_of_and_stays(
+    in_job: None,
+    project: Path,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def is_full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = acquire(a_run(project), workdir)
+    monkeypatch.setattr(leaving, "_PATIENCE_S", 0.1)
+    with monkeypatch.context() as disk:
+        disk.setattr(leaving, "rescue", is_full)
+        leaving.leave(workdir, JOB.id, lease.run)
+    (said,) = [entry.getMessage() for entry in caplog.records if entry.name == leaving.log.name]
+    assert f"stays on node n1, at {lease.folder}. The next job of {workdir} there brings it home" in said
+    leaving.leave(workdir, JOB.id, lease.run)
+    assert not Path(lease.folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "written", "spoilt", "has"),
+    [
+        ({}, True, False, True),
+        ({}, False, False, False),
+        ({"train.threads": 2}, True, False, False),
+        ({}, True, True, False),
+    ],
+)
+def test_a_model_has_arrived_if_it_is_new_of_this_training_and_whole(
+    project: Path,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    written: bool,
+    spoilt: bool,
+    has: bool,
+) -> None:
+    run = a_run(project)
+    model = workdir / "results" / run.run / "model/best.pth"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"model")
+    kept = Kept("model/best.pth", model.stat().st_size + spoilt, "0")
+    steps = SimpleNamespace(
+        training=SimpleNamespace(fingerprint=Fingerprint(a_run(project, **changes).training, {"data": "1"})),
+        export=Export([kept], [], 0.0, NO_WRITES),
+    )
+    monkeypatch.setattr(arrived, "Steps", SimpleNamespace(read=lambda path: path.stat() and steps))
+    export_file(run.run).write_text("of an earlier training")
+    arrivals = arrived.Arrivals({run.run: run})
+    if written:
+        os.utime(export_file(run.run), (1, 1))
+    assert arrivals.has(run.run) is has
+    export_file(run.run).unlink()
+    assert not arrivals.has(run.run)
+
+
 def a_sighting(**changes: Any) -> Sighting:
     now_s = time.time()
     seen = {
@@ -288,20 +392,37 @@ def test_what_a_killed_job_left_on_the_node_is_released_by_the_next_one(
 ) -> None:
     lease = acquire(a_run(project), workdir)
     programs(squeue="17")
-    leave_in_another_process(workdir, alive=True)
+    leave_in_another_process(workdir)
     assert Path(lease.folder).exists(), "as long as that job lives"
     programs(squeue="")
-    leave_in_another_process(workdir, alive=False)
+    leave_in_another_process(workdir)
     assert not Path(lease.folder).exists()
     assert "nothing was written; the RAM is released" in capfd.readouterr().out
 
 
-def leave_in_another_process(workdir: Path, alive: bool) -> None:
+def leave_in_another_process(workdir: Path, job: str = "18", output: int | None = None) -> None:
     code = (
         "from pathlib import Path; from ramtrain import leaving; from ramtrain.slurm import Job; "
-        f"leaving.leave_at_end(Path({str(workdir)!r}), Job('18', 'n1', None, None), 'x')"
+        f"leaving.leave_at_end(Path({str(workdir)!r}), Job({job!r}, 'n1', None, None), 'x')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=output, stderr=output, timeout=60)
+
+
+@pytest.mark.parametrize("output", ["a full disk", "a pipe that nobody reads"])
+def test_a_job_leaves_nothing_although_nobody_hears_of_it(
+    in_job: None, project: Path, workdir: Path, output: str
+) -> None:
+    lease = acquire(a_run(project), workdir)
+    if output == "a full disk":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, descriptor = os.pipe()
+        os.close(reading)
+    try:
+        leave_in_another_process(workdir, JOB.id, descriptor)
+    finally:
+        os.close(descriptor)
+    assert not Path(lease.folder).exists()
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

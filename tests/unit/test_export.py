@@ -97,7 +97,7 @@ def test_a_model_that_the_training_has_not_written_is_none_and_one_that_is_empty
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(
-        RamTrainError, match=r"has written none of these files, .*: voices/base/model.pth\. The RAM disk"
+        RamTrainError, match=r"has written none of these files, .*: voices/base/model.pth\.\nWhat it wrote"
     ):
         find_model("run", products("voices/base/model.pth"), LEASE, stage, stage.view())
     Path(stage.layers[0], "voices/anna/model.pth").write_bytes(b"")

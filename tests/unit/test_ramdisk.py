@@ -74,7 +74,7 @@ def test_what_is_foreseen_is_what_is_acquired_and_nothing_is_made(backend: str, 
     for name in ("backend", "why", "state", "folder", "size_bytes", "workdir"):
         assert getattr(foreseen, name) == getattr(lease, name), name
     assert foresee(run, workdir)[0] == replace(lease, why="an earlier attempt left it")
-    with pytest.raises(RamTrainError, match="Type `snakemake --cores 1 unmount` first"):
+    with pytest.raises(RamTrainError, match="type `snakemake --cores 1 unmount`: it brings home"):
         foresee(a_run(project, "path", **{"ramdisk.path": "/nowhere"}), workdir)
     release(lease)
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.target_jobs import TargetSpec
 from snakemake.utils import update_config
 
@@ -21,6 +23,13 @@ from ramtrain.tracker import check_tracker
 # script (9.27, ScriptProcessor), and time and again what is no longer needed of some hundred thousand objects.
 workflow.sourcecache._cache = functools.cache(workflow.sourcecache._cache)
 gc.set_threshold(100_000, 20, 100)
+
+# A limit for submitting to clusters. While a run waits for another, Snakemake (9.27, JobScheduler) looks again each time
+# that its timespan is over, and does not end before the last of these; nor does it on a node, when its job is done.
+JobScheduler.job_rate_limiter = property(lambda scheduler: None, lambda scheduler, limiter: None)
+
+# When it is told to end, it takes a lock that it may hold at that moment (9.27, JobScheduler.exit_gracefully).
+JobScheduler.exit_gracefully = caller.apart(JobScheduler.exit_gracefully)
 
 HOME = Path(workflow.basedir)
 RAM_ROOT = ramdisk.ram_root(Path.cwd())
@@ -95,6 +104,19 @@ if JOB:
     from ramtrain import leaving
 
     leaving.leave_at_end(Path.cwd(), JOB, cluster.run_of(sys.argv))
+
+if SENDS:
+    from ramtrain.arrived import Arrivals
+
+    arrivals, clean_up = Arrivals(RUNS), Job.cleanup
+
+    async def clean_up_failed(job, skip_outputs):
+        """Delete what a failed job has made, as Snakemake does (9.27, GroupJob.postprocess), but no export: its run has
+        only its record left to write."""
+        if job.rule.name != "export_model" or not arrivals.has(job.wildcards.run):
+            await clean_up(job, skip_outputs)
+
+    Job.cleanup = clean_up_failed
 
 # Snakemake (9.27, PythonScript.execute_script) starts scripts with its Python's path as it is, spaces and all.
 sys.executable = shlex.quote(sys.executable)
