@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,9 @@ REPO = Path(__file__).resolve().parents[1]
 SMALL_PROJECT = REPO / "tests" / "projects" / "small"
 RESUMING_PROJECT = REPO / "tests" / "projects" / "resuming"
 WORKDIR = "ram train"
+
+# Users do not have it set; every process that a test starts would compile all of ramtrain anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def needs_root(reason: str) -> pytest.MarkDecorator:
@@ -112,6 +116,14 @@ def small_config(project: Path, **changes: Any) -> dict[str, Any]:
         "ramdisk": {"size": "64M"},
     }
     return changed(config, changes)
+
+
+def expected_model(seed: int, steps: int) -> bytes:
+    """Return the model that the small project's trainer makes, worked out apart from it."""
+    weights = random.Random(seed)
+    for _ in range(steps):
+        model = weights.randbytes(1 << 20)
+    return model + b"one\ntwo\nthree\n"
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,12 @@ class Workplace:
 
     def start(self, pause_s: float = 0.3, **environment: str) -> None:
         """Call `train` in a session of its own, as a terminal would, and go on."""
+        self._start(snakemake_argv("train", "--configfile", str(self.configfile)), pause_s, environment)
+
+    def _start(self, argv: list[str], pause_s: float, environment: dict[str, str]) -> None:
         with self.output.open("w") as output:
             self.snakemake = psutil.Popen(
-                snakemake_argv("train", "--configfile", str(self.configfile)),
+                argv,
                 cwd=self.workdir,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -215,6 +218,14 @@ class Workplace:
         calls = [shlex.split(call) for call in line.split("&&")]
         assert all(call[:3] == ["snakemake", "--cores", "1"] for call in calls), line
         return [call[3:] for call in calls]
+
+    def start_what_is_said(self, said: str, pause_s: float = 0.3) -> None:
+        """Start the command that the message says to type, and go on; what stands before its last && has to succeed."""
+        *before, last = self.printed_command(said)
+        for arguments in before:
+            ended = self.run(*arguments)
+            assert ended.returncode == 0, f"{arguments}: {ended.stdout}"
+        self._start([*snakemake_argv(), *last], pause_s, {})
 
     def type_what_is_said(self, said: str, target: str = "train", **environment: str) -> str:
         """Run the command that the message says to type; return what it printed. It has to succeed."""

@@ -15,8 +15,6 @@ from ramtrain.advice import advise
 from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.check import as_text as as_plan
 from ramtrain.check import check
-from ramtrain.compare import compare
-from ramtrain.compared import as_dict, as_text
 from ramtrain.config import project_of
 from ramtrain.errors import RamTrainError
 from ramtrain.initial import initialize
@@ -82,6 +80,10 @@ def _check(configfiles: list[Path]) -> None:
 
 
 def _compare(a: str, b: str, as_json: bool) -> None:
+    # NumPy, for the tensors, takes as long to import as all else together; no other command needs it.
+    from ramtrain.compare import compare
+    from ramtrain.compared import as_dict, as_text
+
     try:
         comparison = compare(find_record(a), find_record(b))
     except (RamTrainError, OSError) as error:

@@ -14,6 +14,8 @@ from jsonschema.validators import extend
 
 from ramtrain.errors import RamTrainError
 
+# libyaml is several times as fast; PyYAML may have been built without it.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS = {
     "object": "a mapping of keys",
     "array": "a list",
@@ -39,7 +41,7 @@ def load_yaml(path: Path) -> Any:
         RamTrainError: the file is missing or is not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise RamTrainError(f"{path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
