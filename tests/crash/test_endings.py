@@ -12,20 +12,18 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import needs_root
+from conftest import memory_group, needs_root
 from workplace import EPOCHS, RUN, Workplace, expected_losses, expected_state, resuming_config, state_of
 
 from ramtrain.baseline import BASELINE, Baseline
 from ramtrain.ramdisk import SHM
-
-CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
 def kill_snakemake(place: Workplace) -> None:
@@ -97,7 +95,7 @@ def kill_in_epoch(epoch: int, kill: str, workplace: Workplace) -> None:
 
 def wait_until_it_trains(workplace: Workplace) -> str:
     """Wait until the trainer is started; return what was said until then."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + workplace.patience_s
     while "training; its output" not in (said := workplace.said()):
         assert workplace.snakemake.poll() is None, said
         assert time.monotonic() < deadline, said
@@ -188,24 +186,11 @@ def test_the_trainer_fails_and_what_is_gone_on_with_is_not_compared_with_a_whole
     assert record["writes"]["saved_bytes"] is None
 
 
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """Return a cgroup whose memory ends at 64 MB."""
-    folder = CGROUPS / f"ramtrain-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-        (folder / "memory.limit_in_bytes").write_text(str(64 << 20))
-    except OSError as error:
-        pytest.skip(f"needs a cgroup (v1) for memory: {error}")
-    yield folder
-    folder.rmdir()
-
-
-@needs_root("makes a cgroup")
-def test_out_of_memory_in_a_cgroup(cgroup: Path, workplace: Workplace) -> None:
-    workplace.start(pause_s=0.1, FAULT="memory@6", CGROUP=cgroup.name)
-    assert workplace.wait() != 0
-    workplace.wait_for_nobody()
+def test_out_of_memory_in_a_cgroup(workplace: Workplace) -> None:
+    with memory_group(64 << 20) as cgroup:
+        workplace.start(pause_s=0.1, FAULT="memory@6", CGROUP=str(cgroup))
+        assert workplace.wait() != 0
+        workplace.wait_for_nobody()
     workplace.check_disk()
     assert "the trainer was killed by SIGKILL" in workplace.said()
     assert "ran out of memory" in workplace.said()
@@ -352,7 +337,9 @@ def test_an_interrupted_retraining_is_never_taken_for_done(workplace: Workplace,
         workplace.wait_for_nobody()
         if rebooted:
             workplace.reboot()
-        assert state_of(workplace.results / "model/best_model.pth") == expected_state(earlier), "the earlier model stays"
+        assert state_of(workplace.results / "model/best_model.pth") == expected_state(earlier), (
+            "the earlier model stays"
+        )
         workplace.type_what_is_said(workplace.said())
         assert workplace.check_finished(lr=lr)["protection"]["resumed_from"], kill
 
@@ -452,11 +439,12 @@ def test_when_none_can_be_loaded_they_stay_and_it_is_said_how_to_start_anew(work
 def test_status_tells_of_a_training_while_snakemake_holds_its_lock(workplace: Workplace) -> None:
     workplace.start(FAULT="stall@4")
     workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
-    time.sleep(1.5)
-    entry = json.loads(status("--json", place=workplace))
+    deadline = time.monotonic() + 60
+    while (entry := json.loads(status("--json", place=workplace)))["newest"] != "output/run/checkpoint_3.pth":
+        assert time.monotonic() < deadline, entry
+        time.sleep(0.5)
     assert entry["run"] == RUN
     assert entry["is_training"]
-    assert entry["newest"] == "output/run/checkpoint_3.pth"
     assert entry["durable"].startswith("results/resuming/checkpoints/")
     assert 0 <= entry["at_stake_s"] < 60
     assert entry["max_loss_s"] == 2

@@ -307,14 +307,10 @@ def eaten(group: Group, leave_mb: int, for_s: float) -> Iterator[None]:
 @pytest.fixture
 def group() -> Iterator[Group]:
     """Give a memory cgroup of 1 GiB."""
-    before = oom_kills()
     with memory_group(LIMIT_BYTES) as folder:
         yield Group(folder, ["sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh"])
-    assert oom_kills() == before, "the kernel has killed nothing"
-
-
-def oom_kills() -> int:
-    return next(int(line.split()[1]) for line in open("/proc/vmstat") if line.startswith("oom_kill "))
+        told = next(path for name in ("memory.oom_control", "memory.events") if (path := folder / name).exists())
+        assert "oom_kill 0\n" in told.read_text(), "the kernel has killed nothing"
 
 
 def test_in_a_cgroup_that_is_too_small_it_spills(
@@ -355,7 +351,7 @@ def test_a_training_that_is_paused_can_be_ended(how: str, group: Group, workplac
             os.killpg(workplace.snakemake.pid, signal.SIGINT)
         else:
             workplace.process("train_run.py", "scripts").kill()
-        assert workplace.wait(within_s=15) != 0
+        assert workplace.wait(within_s=50) != 0, "before the other process ends"
         workplace.wait_for_nobody()
     workplace.type_what_is_said(workplace.said())
     workplace.check_finished()
@@ -379,7 +375,7 @@ def test_the_youngest_run_is_paused_first(group: Group, workplace: Workplace, re
 
 
 def wait_until_it_says(place: Workplace, text: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + place.patience_s
     while text not in place.said():
         assert time.monotonic() < deadline, place.said()
         time.sleep(0.05)
