@@ -176,6 +176,13 @@ def snakemake(workdir: Path) -> Callable[..., Ended]:
 
 
 @pytest.fixture
+def rebooted(workdir: Path) -> Iterator[None]:
+    """Release at the end what a training that failed has left in RAM, as a reboot does."""
+    yield
+    Workplace(workdir, {}).reboot()
+
+
+@pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts an nvidia-smi on the PATH: what it lists, and the processes on those; or why it
     fails. Until then there is none that works, whatever this machine has."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import pytest
 import yaml
 from conftest import REPO, Ended, expected_model, small_config
 from workplace import ORPHANS_GONE_S, Workplace, changed, expected_state, snakemake_argv, state_of
@@ -182,6 +183,7 @@ def test_failed_runs_are_in_the_table_with_their_reason_until_they_are_mended(
     assert list(table(workdir)["reason"]) == [""] * 4
 
 
+@pytest.mark.usefixtures("rebooted")
 def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
@@ -205,7 +207,6 @@ def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type
     assert said[unwritten + 1].startswith("run status=3: ")
     assert said[unwritten + 2] == "To go on from there, type"
     assert "Traceback" not in failed.output
-    assert snakemake(config, "unmount").status == 0
 
     broken.unlink()
     mended = snakemake(changed(config, {"sweep.status": [0]}), "train")
@@ -214,6 +215,7 @@ def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type
     assert record(workdir, "status=0")["status"] == "done"
 
 
+@pytest.mark.usefixtures("rebooted")
 def test_a_run_that_is_refused_or_not_exported_has_its_reason_too(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
@@ -221,7 +223,6 @@ def test_a_run_that_is_refused_or_not_exported_has_its_reason_too(
     assert snakemake(config, "train").status != 0
     (reason,) = set(table(workdir)["reason"]) - {""}
     assert reason.startswith("project.model: 'out/no.bin' matches nothing after training. The trainer wrote, in ")
-    assert snakemake(config, "unmount").status == 0
 
 
 def test_runs_with_the_trainer_s_own_names_do_not_meet_and_get_their_values_in_every_form(
