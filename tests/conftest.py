@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import yaml
 pytest.register_assert_rewrite("trained", "workplace")
 
 from trained import Trained  # noqa: E402
-from workplace import Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
+from workplace import ORPHANS_GONE_S, Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
 
 from ramtrain import memory  # noqa: E402
 from ramtrain.lease import ram_root, user_root  # noqa: E402
@@ -32,6 +33,9 @@ REPO = Path(__file__).resolve().parents[1]
 SMALL_PROJECT = REPO / "tests" / "projects" / "small"
 RESUMING_PROJECT = REPO / "tests" / "projects" / "resuming"
 WORKDIR = "ram train"
+
+# Users do not have it set; every process that a test starts would compile all of ramtrain anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def needs_root(reason: str) -> pytest.MarkDecorator:
@@ -67,12 +71,18 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """Fail a test that leaves a RAM disk, a mount or a process of ours behind."""
     yield
-    roots = [tmp_path, ram_root(tmp_path / WORKDIR)]
+    deadline = time.monotonic() + ORPHANS_GONE_S
+    while (left := _left_behind(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # a process that was ended is still on its way out
+    assert not left, f"left behind: {left}"
+
+
+def _left_behind(folder: Path) -> list[str]:
+    roots = [folder, ram_root(folder / WORKDIR)]
     left = [str(root) for root in roots[1:] if root.exists()]
     left += [str(entry.point) for entry in mounts() if any(entry.point.is_relative_to(root) for root in roots)]
-    left += [str(entry.promise) for entry in standing(user_root()) if str(tmp_path) in entry.promise.workdir]
-    left += [str(process) for process in psutil.process_iter() if _is_in(process, tmp_path)]
-    assert not left, f"left behind: {left}"
+    left += [str(entry.promise) for entry in standing(user_root()) if str(folder) in entry.promise.workdir]
+    return left + [str(process) for process in psutil.process_iter() if _is_in(process, folder)]
 
 
 def _is_in(process: psutil.Process, folder: Path) -> bool:
@@ -112,6 +122,14 @@ def small_config(project: Path, **changes: Any) -> dict[str, Any]:
         "ramdisk": {"size": "64M"},
     }
     return changed(config, changes)
+
+
+def expected_model(seed: int, steps: int) -> bytes:
+    """Return the model that the small project's trainer makes, worked out apart from it."""
+    weights = random.Random(seed)
+    for _ in range(steps):
+        model = weights.randbytes(1 << 20)
+    return model + b"one\ntwo\nthree\n"
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,13 @@ def snakemake(workdir: Path) -> Callable[..., Ended]:
         return ran([*prefix, *snakemake_argv(*arguments, "--configfile", str(path), cores=cores)], workdir)
 
     return run
+
+
+@pytest.fixture
+def rebooted(workdir: Path) -> Iterator[None]:
+    """Release at the end what a training that failed has left in RAM, as a reboot does."""
+    yield
+    Workplace(workdir, {}).reboot()
 
 
 @pytest.fixture

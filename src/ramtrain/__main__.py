@@ -16,8 +16,6 @@ from ramtrain.archive import fetch_run
 from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.check import as_text as as_plan
 from ramtrain.check import check, read_config
-from ramtrain.compare import compare
-from ramtrain.compared import as_dict, as_text
 from ramtrain.config import complete_config, load_runs, project_of
 from ramtrain.errors import RamTrainError
 from ramtrain.initial import initialize
@@ -108,6 +106,10 @@ def _fetch(names: list[str], configfiles: list[Path]) -> None:
 
 
 def _compare(a: str, b: str, as_json: bool) -> None:
+    # NumPy, for the tensors, takes as long to import as all else together; no other command needs it.
+    from ramtrain.compare import compare
+    from ramtrain.compared import as_dict, as_text
+
     try:
         comparison = compare(find_record(a), find_record(b))
     except (RamTrainError, OSError) as error:

@@ -14,7 +14,7 @@ from jsonschema.validators import extend
 
 from ramtrain.errors import RamTrainError
 
-# Each script of a run reads some schemas, and libyaml does that in a tenth of the time.
+# Each script of a run reads some schemas, and libyaml does that in a tenth of the time; PyYAML may be built without it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS = {
     "object": "a mapping of keys",

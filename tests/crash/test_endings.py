@@ -12,19 +12,18 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from conftest import needs_root
+from conftest import memory_group, needs_root
 from workplace import EPOCHS, RUN, Workplace, expected_losses, expected_state, resuming_config, state_of
 
 from ramtrain.baseline import BASELINE, Baseline
 from ramtrain.ramdisk import SHM
-
-CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
 def kill_snakemake(place: Workplace) -> None:
@@ -52,36 +51,56 @@ def signal_snakemake(number: signal.Signals) -> Callable[[Workplace], None]:
 
 
 KILLS = {
-    "SIGKILL of Snakemake": (kill_snakemake, "the trainer was ended by the end of Snakemake"),
-    "SIGKILL of the script": (kill_script, f"is in RAM, {SHM}/ramtrain-"),
     "SIGKILL of the keeper": (kill_keeper, "the process that kept the trainer was killed"),
     "SIGKILL of the trainer": (kill_trainer, "the trainer was killed by SIGKILL"),
-    "Ctrl-C to the group": (signal_group(signal.SIGINT), "the trainer was ended by "),
     "SIGTERM to the group": (signal_group(signal.SIGTERM), "the trainer was ended by "),
     "SIGHUP to the group": (signal_group(signal.SIGHUP), "the trainer was ended by SIGHUP"),
     "SIGTERM to Snakemake alone": (signal_snakemake(signal.SIGTERM), "the trainer was ended by a signal to Snakemake"),
     "SIGINT to Snakemake alone": (signal_snakemake(signal.SIGINT), "the trainer was ended by a signal to Snakemake"),
+    "SIGKILL of Snakemake": (kill_snakemake, "the trainer was ended by the end of Snakemake"),
+    "SIGKILL of the script": (kill_script, f"is in RAM, {SHM}/ramtrain-"),
+    "Ctrl-C to the group": (signal_group(signal.SIGINT), "the trainer was ended by "),
 }
 
 
-@pytest.mark.parametrize("kill", KILLS)
-def test_by_force(kill: str, workplace: Workplace) -> None:
-    cause, said = KILLS[kill]
+@pytest.mark.parametrize("kills", [tuple(KILLS)[first::3] for first in range(3)], ids=", ".join)
+def test_by_force_three_times_in_one_training(kills: tuple[str, ...], workplace: Workplace) -> None:
     workplace.start()
-    workplace.wait_for("overlay/upper/output/run/checkpoint_3.pth")
-    cause(workplace)
-    assert workplace.wait() != 0
-    workplace.wait_for_nobody()
-    workplace.check_disk()
-    assert said in workplace.said()
-    if kill != "SIGKILL of the script":  # it had no time to say where
-        assert "Its newest checkpoint is output/run/checkpoint_" in workplace.said()
-    again = workplace.type_what_is_said(workplace.said())
-    assert "mount_ramdisk" not in again, "what was mounted and staged is gone on with"
+    for kill, epoch in zip(kills, (3, 6, 9), strict=True):
+        kill_in_epoch(epoch, kill, workplace)
+        before = workplace.said()
+        workplace.start_what_is_said(before)
+        (went_on_from,) = re.findall(r"going on from output/run/checkpoint_(\d+)\.pth", wait_until_it_trains(workplace))
+        assert int(went_on_from) >= epoch - 1, f"{kill}: {before}"
+        assert "mount_ramdisk" not in workplace.said(), "what was mounted and staged is gone on with"
+    assert workplace.wait() == 0, workplace.said()
     record = workplace.check_finished()
     assert record["protection"]["resumed_from"].startswith("output/run/checkpoint_")
     assert record["protection"]["lost_s"] < 3
     assert record["protection"]["lost_steps"] in ((0, 1, 2) if kill != "SIGKILL of the script" else (0, 1, 2, None))
+
+
+def kill_in_epoch(epoch: int, kill: str, workplace: Workplace) -> None:
+    """End a training by force once this checkpoint is there; check what is left and what is said."""
+    cause, said = KILLS[kill]
+    workplace.wait_for(f"overlay/upper/output/run/checkpoint_{epoch}.pth")
+    cause(workplace)
+    assert workplace.wait() != 0, kill
+    workplace.wait_for_nobody()
+    workplace.check_disk()
+    assert said in workplace.said(), kill
+    if kill != "SIGKILL of the script":  # it had no time to say where
+        assert "Its newest checkpoint is output/run/checkpoint_" in workplace.said(), kill
+
+
+def wait_until_it_trains(workplace: Workplace) -> str:
+    """Wait until the trainer is started; return what was said until then."""
+    deadline = time.monotonic() + workplace.patience_s
+    while "training; its output" not in (said := workplace.said()):
+        assert workplace.snakemake.poll() is None, said
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    return said
 
 
 @pytest.mark.parametrize("kill", ["SIGKILL of the script", "Ctrl-C to the group"])
@@ -108,21 +127,6 @@ def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
     assert metric["step_of_best"] == losses.index(min(losses)) + 1
 
 
-@pytest.mark.parametrize("is_killed", [True, False])
-def test_a_run_that_was_gone_on_with_is_not_compared_with_a_whole_one(is_killed: bool, workplace: Workplace) -> None:
-    config = yaml.safe_load(workplace.configfile.read_text())["project"]
-    baseline = Baseline(RUN, config["path"], config["command"], "2026-01-01T00:00:00+00:00", 1, 9, 9, 99, 99, 99, 9)
-    workplace.results.parent.mkdir()
-    (workplace.results.parent / BASELINE).write_text(json.dumps({"baseline": asdict(baseline)}))
-    workplace.start(FAULT="kill@6" if is_killed else "@0")
-    assert (workplace.wait() != 0) == is_killed
-    if is_killed:
-        workplace.type_what_is_said(workplace.said())
-    writes = workplace.check_finished()["writes"]
-    assert writes["baseline"] == (None if is_killed else asdict(baseline))
-    assert writes["saved_bytes"] == (None if is_killed else 99 - writes["written_bytes"])
-
-
 @pytest.mark.parametrize("best", [2, 4])
 def test_the_best_model_of_an_earlier_epoch_outlives_a_reboot(best: int, workplace: Workplace, resuming: Path) -> None:
     config = resuming_config(resuming, **{"protect.max_loss": "1 s"})
@@ -139,7 +143,18 @@ def test_the_best_model_of_an_earlier_epoch_outlives_a_reboot(best: int, workpla
     assert not (workplace.results / "checkpoints").exists()
 
 
-def test_success(workplace: Workplace) -> None:
+@pytest.fixture
+def baseline(workplace: Workplace) -> dict[str, Any]:
+    """Put a baseline of the training where a benchmark leaves it; return it."""
+    project = yaml.safe_load(workplace.configfile.read_text())["project"]
+    measured = (1, 9, 9, 99, 99, 99, 9)
+    found = asdict(Baseline(RUN, project["path"], project["command"], "2026-01-01T00:00:00+00:00", *measured))
+    workplace.results.parent.mkdir()
+    (workplace.results.parent / BASELINE).write_text(json.dumps({"baseline": found}))
+    return found
+
+
+def test_success_and_what_was_saved_by_the_baseline(workplace: Workplace, baseline: dict[str, Any]) -> None:
     workplace.start(pause_s=0.4)
     assert workplace.wait() == 0, workplace.said()
     workplace.wait_for_nobody()
@@ -151,43 +166,31 @@ def test_success(workplace: Workplace) -> None:
     spacing_s = max(protection["max_loss_s"], protection["longest_spacing_s"])
     assert protection["worst_loss_s"] <= spacing_s + protection["longest_drain_s"] + 1
     assert "the model is at home; its durable checkpoints are removed: 2" in workplace.said()
+    assert record["writes"]["baseline"] == baseline
+    assert record["writes"]["saved_bytes"] == 99 - record["writes"]["written_bytes"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [("exit@6", "the trainer failed with exit status 1"), ("kill@6", "the trainer was killed by SIGKILL")],
-)
-def test_the_trainer_fails(fault: str, said: str, workplace: Workplace) -> None:
-    workplace.start(pause_s=0.1, FAULT=fault)
+@pytest.mark.usefixtures("baseline")
+def test_the_trainer_fails_and_what_is_gone_on_with_is_not_compared_with_a_whole_run(workplace: Workplace) -> None:
+    workplace.start(pause_s=0.1, FAULT="exit@6")
     assert workplace.wait() != 0
     workplace.wait_for_nobody()
     workplace.check_disk()
-    assert said in workplace.said()
+    assert "the trainer failed with exit status 1" in workplace.said()
     assert "Its newest checkpoint is output/run/checkpoint_5.pth, still in RAM" in workplace.said()
     assert "On the disk is output/run/checkpoint_5.pth" in workplace.said()
     workplace.type_what_is_said(workplace.said())
     record = workplace.check_finished()
     assert record["protection"]["resumed_from"] == "output/run/checkpoint_5.pth"
+    assert record["writes"]["baseline"] is None
+    assert record["writes"]["saved_bytes"] is None
 
 
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """Return a cgroup whose memory ends at 64 MB."""
-    folder = CGROUPS / f"ramtrain-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-        (folder / "memory.limit_in_bytes").write_text(str(64 << 20))
-    except OSError as error:
-        pytest.skip(f"needs a cgroup (v1) for memory: {error}")
-    yield folder
-    folder.rmdir()
-
-
-@needs_root("makes a cgroup")
-def test_out_of_memory_in_a_cgroup(cgroup: Path, workplace: Workplace) -> None:
-    workplace.start(pause_s=0.1, FAULT="memory@6", CGROUP=cgroup.name)
-    assert workplace.wait() != 0
-    workplace.wait_for_nobody()
+def test_out_of_memory_in_a_cgroup(workplace: Workplace) -> None:
+    with memory_group(64 << 20) as cgroup:
+        workplace.start(pause_s=0.1, FAULT="memory@6", CGROUP=str(cgroup))
+        assert workplace.wait() != 0
+        workplace.wait_for_nobody()
     workplace.check_disk()
     assert "the trainer was killed by SIGKILL" in workplace.said()
     assert "ran out of memory" in workplace.said()
@@ -270,6 +273,7 @@ def test_discard_throws_away_and_says_what(workplace: Workplace) -> None:
     said = workplace.run("unmount", "--config", "discard=true").stdout
     assert f"run {RUN}: thrown away as asked: all that it wrote, 4 files of 1 MiB" in said
     assert not workplace.ram.parent.exists()
+    assert not list(workplace.results.glob("rescued-*"))
 
 
 def test_a_changed_training_starts_clean_and_the_earlier_model_stays(workplace: Workplace, resuming: Path) -> None:
@@ -313,28 +317,31 @@ def state_of_first(record: dict, workplace: Workplace) -> str:
     return state_of(workplace.results / model["path"])
 
 
-@pytest.mark.parametrize(
-    ("kill", "rebooted"),
-    [("SIGKILL of Snakemake", True), ("SIGKILL of the trainer", False), ("SIGTERM to the group", True)],
-)
-def test_an_interrupted_retraining_is_never_taken_for_done(
-    kill: str, rebooted: bool, workplace: Workplace, resuming: Path
-) -> None:
+def test_an_interrupted_retraining_is_never_taken_for_done(workplace: Workplace, resuming: Path) -> None:
+    changed = resuming_config(resuming, **{"protect.max_loss": "1 s"})
+    changed["project"]["command"] += ["--lr", "0.1"]
+    workplace.configure(changed)
     workplace.start(pause_s=0)
     assert workplace.wait() == 0
-    changed = resuming_config(resuming, **{"protect.max_loss": "1 s"})
-    changed["project"]["command"] += ["--lr", "0.2"]
-    workplace.configure(changed)
-    workplace.start()
-    workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
-    KILLS[kill][0](workplace)
-    assert workplace.wait() != 0
-    workplace.wait_for_nobody()
-    if rebooted:
-        workplace.reboot()
-    assert state_of(workplace.results / "model/best_model.pth") == expected_state(), "the earlier model stays"
-    workplace.type_what_is_said(workplace.said())
-    assert workplace.check_finished(lr="0.2")["protection"]["resumed_from"]
+    for kill, rebooted, lr, earlier in (
+        ("SIGKILL of Snakemake", True, "0.2", "0.1"),
+        ("SIGKILL of the trainer", False, "0.3", "0.2"),
+        ("SIGTERM to the group", True, "0.4", "0.3"),
+    ):
+        changed["project"]["command"][-1] = lr
+        workplace.configure(changed)
+        workplace.start()
+        workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
+        KILLS[kill][0](workplace)
+        assert workplace.wait() != 0, kill
+        workplace.wait_for_nobody()
+        if rebooted:
+            workplace.reboot()
+        assert state_of(workplace.results / "model/best_model.pth") == expected_state(earlier), (
+            "the earlier model stays"
+        )
+        workplace.type_what_is_said(workplace.said())
+        assert workplace.check_finished(lr=lr)["protection"]["resumed_from"], kill
 
 
 def test_changed_inputs_start_clean_unless_told_otherwise(workplace: Workplace, resuming: Path) -> None:
@@ -432,11 +439,12 @@ def test_when_none_can_be_loaded_they_stay_and_it_is_said_how_to_start_anew(work
 def test_status_tells_of_a_training_while_snakemake_holds_its_lock(workplace: Workplace) -> None:
     workplace.start(FAULT="stall@4")
     workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
-    time.sleep(1.5)
-    entry = json.loads(status("--json", place=workplace))
+    deadline = time.monotonic() + 60
+    while (entry := json.loads(status("--json", place=workplace)))["newest"] != "output/run/checkpoint_3.pth":
+        assert time.monotonic() < deadline, entry
+        time.sleep(0.5)
     assert entry["run"] == RUN
     assert entry["is_training"]
-    assert entry["newest"] == "output/run/checkpoint_3.pth"
     assert entry["durable"].startswith("results/resuming/checkpoints/")
     assert 0 <= entry["at_stake_s"] < 60
     assert entry["max_loss_s"] == 2

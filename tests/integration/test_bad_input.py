@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import yaml
 from conftest import Ended, needs_root, small_config
 from workplace import snakemake_argv
 
-from ramtrain.ramdisk import SHM
+from ramtrain.ramdisk import SHM, ram_root
 from ramtrain.system import mount_of
 
 Snakemake = Callable[..., Ended]
@@ -53,13 +54,12 @@ def in_user_namespace(*options: str, limit: int | None = None) -> list[str]:
     return [*enter, "sh", "-c", f'echo {limit} > /proc/sys/user/max_user_namespaces && exec "$@"', "sh"]
 
 
+# The config itself, and what it names: one of each; what is said of all others is for the tests of the library.
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"ramdisk.szie": "1G"}, "my.yaml: ramdisk.szie: unknown key, did you mean 'size'?\n"),
         ({"project.path": "nowhere"}, "/ram train/nowhere: no such folder. It is relative to "),
-        ({"project.command": "no-such-program"}, "program 'no-such-program' not found on the PATH; is its environment"),
-        ({"runs": "runs.tsv"}, "runs.tsv: No such file or directory; give the table's path.\n"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -77,10 +77,9 @@ def test_a_config_error_ends_the_call_before_anything_is_done(
     ("config", "expected"),
     [
         ("", "Config file must be given as JSON or YAML with keys at top level."),
-        ("- project\n- command\n", "Config file must be given as JSON or YAML with keys at top level."),
         ("project: [x\n", "Config file is not valid JSON or YAML."),
     ],
-    ids=["empty", "list", "broken"],
+    ids=["empty", "broken"],
 )
 def test_a_file_that_is_no_config(config: str, expected: str, snakemake: Snakemake, workdir: Path) -> None:
     says(snakemake(config, "train"), expected)
@@ -141,10 +140,11 @@ def test_each_bad_end_of_a_trainer_has_its_message(snakemake: Snakemake, workdir
 
 
 def test_a_run_that_is_being_trained_is_not_trained_twice(
-    snakemake: Snakemake, workdir: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+    snakemake: Snakemake, workdir: Path, project: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PAUSE_S", "2.5")  # the second call takes its time to begin
+    begin, until = "mkdir out; echo 1 >out/checkpoint_1.bin; until [ -e", "]; do sleep 0.1; done; echo 1 >out/model.bin"
     config = small_config(project)
+    config["project"]["command"] = ["sh", "-c", f"{begin} {shlex.quote(str(tmp_path / 'go'))} {until}"]
     (workdir / "first.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     first = subprocess.Popen(
         snakemake_argv("train", "--configfile", "first.yaml"),
@@ -154,12 +154,13 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(
         text=True,
     )
     try:
-        deadline = time.monotonic() + 30
-        while not list(SHM.glob("ramtrain-*/*/my_pr_ject_/**/checkpoint_1.bin")) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not list(ram_root(workdir).glob("my_pr_ject_/**/checkpoint_1.bin")) and time.monotonic() < deadline:
             time.sleep(0.05)
         second = snakemake(config, "train", "--nolock", "--rerun-incomplete")
         says(second, "run my_pr_ject_: is being trained by another process; wait for it, or end it with Ctrl-C there")
     finally:
+        (tmp_path / "go").touch()
         output, _ = first.communicate(timeout=60)
     assert first.returncode == 0, output
     record = json.loads((workdir / "results/my_pr_ject_/record.json").read_text())
@@ -235,10 +236,10 @@ def test_a_project_with_a_mount_in_it_is_copied(snakemake: Snakemake, mount_poin
 
 
 @needs_root("mounts something in the project")
+@pytest.mark.usefixtures("rebooted")
 def test_an_overlay_would_hide_a_mount_in_the_project(snakemake: Snakemake, mount_point: Path, project: Path) -> None:
     config = small_config(project, staging="overlay")
     says(snakemake(config, "train"), f"{mount_point} is mounted inside {project}, and an overlay would hide it.")
-    assert snakemake(config, "unmount").status == 0
 
 
 NAMES = [
@@ -358,7 +359,8 @@ def test_files_of_the_trainer_named_as_our_own_come_home(
         f"for f in manifest.json train.log; do echo $f >$f; done; exit {status}",
     ]
     snakemake(config, "train")
-    snakemake(config, "unmount")
+    if status:
+        snakemake(config, "unmount")
     (home,) = (workdir / "results/my_pr_ject_").glob(target)
     assert (home / "manifest.json").read_text() == "manifest.json\n"
     assert (home / "train.log").read_text() == "train.log\n"

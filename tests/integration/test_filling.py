@@ -119,7 +119,7 @@ def test_it_may_not_grow_and_prunes(workplace: Workplace, resuming: Path) -> Non
     assert "grow" not in record["guard"]["counts"]
 
 
-@pytest.mark.parametrize("staging", ["overlay", "overlay over the results", "copy", "none"])
+@pytest.mark.parametrize("staging", ["overlay over the results", "copy", "none"])
 def test_it_may_not_grow_and_spills(staging: str, snakemake: Snakemake, workdir: Path, filling: Path) -> None:
     config = filling_config(filling, **{"guard.grow": False, "staging": staging.split()[0]})
     if staging == "overlay over the results":
@@ -170,6 +170,7 @@ def test_what_cannot_be_helped_ends_with_the_newest_checkpoint_at_home(
 
 
 @LIMITED
+@pytest.mark.usefixtures("rebooted")
 def test_without_the_guard_the_drain_keeps_its_promise(snakemake: Snakemake, workdir: Path, filling: Path) -> None:
     arguments = ("--checkpoints", "24", "--pause-s", "0.2")
     config = filling_config(filling, *arguments, **{"guard.enabled": False, "protect.max_loss": "2 s"})
@@ -178,7 +179,6 @@ def test_without_the_guard_the_drain_keeps_its_promise(snakemake: Snakemake, wor
     assert "guard:" not in ended.output
     assert "No space left on device" in ended.output
     check_home(workdir)
-    assert snakemake(config, "unmount").status == 0
 
 
 def check_home(workdir: Path) -> None:
@@ -189,6 +189,7 @@ def check_home(workdir: Path) -> None:
 
 
 @LIMITED
+@pytest.mark.usefixtures("rebooted")
 def test_a_guard_that_dies_lets_the_trainer_go_on(
     snakemake: Snakemake, workdir: Path, filling: Path, tmp_path: Path
 ) -> None:
@@ -208,7 +209,6 @@ def test_a_guard_that_dies_lets_the_trainer_go_on(
     ]
     assert found[0] < min(found[1:3])
     check_home(workdir)
-    assert snakemake(config, "unmount").status == 0
 
 
 @pytest.fixture
@@ -307,14 +307,10 @@ def eaten(group: Group, leave_mb: int, for_s: float) -> Iterator[None]:
 @pytest.fixture
 def group() -> Iterator[Group]:
     """Give a memory cgroup of 1 GiB."""
-    before = oom_kills()
     with memory_group(LIMIT_BYTES) as folder:
         yield Group(folder, ["sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh"])
-    assert oom_kills() == before, "the kernel has killed nothing"
-
-
-def oom_kills() -> int:
-    return next(int(line.split()[1]) for line in open("/proc/vmstat") if line.startswith("oom_kill "))
+        told = next(path for name in ("memory.oom_control", "memory.events") if (path := folder / name).exists())
+        assert "oom_kill 0\n" in told.read_text(), "the kernel has killed nothing"
 
 
 def test_in_a_cgroup_that_is_too_small_it_spills(
@@ -355,7 +351,7 @@ def test_a_training_that_is_paused_can_be_ended(how: str, group: Group, workplac
             os.killpg(workplace.snakemake.pid, signal.SIGINT)
         else:
             workplace.process("train_run.py", "scripts").kill()
-        assert workplace.wait(within_s=15) != 0
+        assert workplace.wait(within_s=50) != 0, "before the other process ends"
         workplace.wait_for_nobody()
     workplace.type_what_is_said(workplace.said())
     workplace.check_finished()
@@ -379,7 +375,7 @@ def test_the_youngest_run_is_paused_first(group: Group, workplace: Workplace, re
 
 
 def wait_until_it_says(place: Workplace, text: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + place.patience_s
     while text not in place.said():
         assert time.monotonic() < deadline, place.said()
         time.sleep(0.05)

@@ -208,6 +208,7 @@ def test_what_cannot_come_home_as_the_model_is_refused_and_only_the_export_is_re
     check_folder(home / "model")
 
 
+@pytest.mark.usefixtures("rebooted")
 def test_what_a_trainer_prints_and_how_it_names_things_spoils_no_message(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
@@ -233,7 +234,6 @@ def test_what_a_trainer_prints_and_how_it_names_things_spoils_no_message(
     assert (
         f"run {RUN}: going on from {newest}, from the durable checkpoint {durable.relative_to(workdir)}" in again.output
     )
-    assert snakemake(config, "unmount", "--config", "discard=true").status == 0
 
 
 @pytest.fixture
@@ -257,4 +257,3 @@ def test_a_trainer_that_heeds_no_signal_is_killed_with_all_its_children(deaf: Wo
     assert re.search(f"run {RUN}: the trainer was ended by {by} and, as it did not end, killed after ", said), said
     assert "Traceback" not in said
     deaf.wait_for_nobody()
-    assert deaf.run("unmount", "--configfile", str(deaf.configfile)).returncode == 0

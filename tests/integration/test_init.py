@@ -173,8 +173,9 @@ def test_a_check_leaves_nothing_in_ram_nor_mounted(
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("backend", ["auto", "shm", "path", "disk"])
-@pytest.mark.parametrize("staging", ["auto", "copy"])
+@pytest.mark.parametrize(
+    ("backend", "staging"), [("auto", "auto"), ("shm", "copy"), ("path", "auto"), ("disk", "copy")]
+)
 def test_a_check_says_the_plan(
     backend: str, staging: str, check: Callable[..., Ended], project: Path, workdir: Path
 ) -> None:

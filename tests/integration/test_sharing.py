@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -59,11 +60,7 @@ def test_in_a_cgroup_that_is_too_small_it_is_refused_beforehand(
         assert part in ended.output, ended.output
     assert not ram_root(workdir).exists()
 
-    fitting = snakemake(small_config(project), "train", prefix=in_group)
-    assert fitting.status == 0, fitting.output
-
     config["ramdisk"]["fallback"] = "disk"
-    config["train"] = {"seed": 2}
     ended = snakemake(config, "train", prefix=in_group)
     assert ended.status == 0, ended.output
     assert f"run {RUN}: IT IS TRAINED ON THE DISK, as ramdisk.fallback says." in ended.output
@@ -81,7 +78,8 @@ def test_the_size_that_is_found_fits_into_the_cgroup(
     assert (
         "  -1 GiB  run my_pr_ject_ (RAM disk: all that guard.reserve leaves, since nothing is known" in refused.output
     )
-    assert snakemake(small_config(project), "train").status == 0
+    fitting = snakemake(small_config(project), "train", prefix=in_group)
+    assert fitting.status == 0, fitting.output
     config["train"] = {"seed": 2}
     known = snakemake(config, "train", prefix=in_group)
     assert known.status == 0, known.output
@@ -93,23 +91,22 @@ def test_the_size_that_is_found_fits_into_the_cgroup(
 
 
 @needs_root("a /dev/shm of its own, as a container has it")
-@pytest.mark.parametrize("size", ["100M", "auto"])
-def test_dev_shm_of_a_container(size: str, workdir: Path, project: Path) -> None:
+def test_dev_shm_of_a_container(workdir: Path, project: Path) -> None:
     """64 MB, as docker run has it without --shm-size: a message with what to do, and the disk where that is wanted."""
     small_shm = 'mount -t tmpfs -o size=64m shm /dev/shm && exec "$@"'
     argv = [*ENTER["mount"], "sh", "-c", small_shm, "sh", *snakemake_argv("train", "--configfile", "my.yaml")]
 
-    def call(**changes: Any) -> subprocess.CompletedProcess[str]:
+    def call(size: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         config = small_config(project, **{"ramdisk.backend": "shm", "ramdisk.size": size, **changes})
         (workdir / "my.yaml").write_text(yaml.safe_dump(config))
         return subprocess.run(argv, capture_output=True, text=True, check=False)
 
-    refused = call()
-    assert refused.returncode != 0
-    needed = "100 MiB" if size != "auto" else "1 GiB"
-    assert f"/dev/shm has 64 MiB free, ramdisk.size is {needed} (in a container, start it with" in refused.stderr
-    assert "ramdisk.fallback: disk" in refused.stderr
-    fell_back = call(**{"ramdisk.fallback": "disk"})
+    for size, needed in (("100M", "100 MiB"), ("auto", "1 GiB")):
+        refused = call(size)
+        assert refused.returncode != 0
+        assert f"/dev/shm has 64 MiB free, ramdisk.size is {needed} (in a container, start it with" in refused.stderr
+        assert "ramdisk.fallback: disk" in refused.stderr
+    fell_back = call("auto", **{"ramdisk.fallback": "disk"})
     assert fell_back.returncode == 0, fell_back.stderr
     assert "IT IS TRAINED ON THE DISK" in fell_back.stderr
     assert record(workdir)["ramdisk"]["backend"] == "disk"
@@ -122,12 +119,16 @@ class Calls:
         self.first = first
         self.second = second
 
-    def start(self, pause_s: float) -> None:
+    def start(self, pause_s: float, **environment: str) -> None:
         """Start the first, and, once it trains, the second, which waits."""
-        self.first.start(pause_s)
+        self.first.start(pause_s, **environment)
         self.first.wait_for("overlay/upper/output/run/checkpoint_2.pth")
+        self.start_second()
+
+    def start_second(self) -> None:
+        """Start the second, which waits."""
         self.second.start(pause_s=0.0)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.second.patience_s
         while "waiting for memory" not in self.second.said():
             assert time.monotonic() < deadline, self.second.said()
             time.sleep(0.05)
@@ -166,20 +167,20 @@ def test_two_calls_are_not_promised_the_same_memory(calls: Calls) -> None:
         place.check_finished()
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM to Snakemake alone"])
-def test_a_call_that_waits_ends_promptly(how: str, calls: Calls) -> None:
-    calls.start(pause_s=1.0)
-    snakemake = calls.second.snakemake
-    assert snakemake is not None
-    started = time.monotonic()
-    if how == "Ctrl-C":
-        os.killpg(snakemake.pid, signal.SIGINT)
-    else:
-        snakemake.send_signal(signal.SIGTERM)
-    assert calls.second.wait(within_s=10) != 0
-    assert time.monotonic() - started < 8
-    assert "while it waited for memory; nothing was started. To go on, type `snakemake" in calls.second.said()
-    assert not calls.second.ram.parent.exists()
+def test_a_call_that_waits_can_be_ended(calls: Calls) -> None:
+    calls.start(pause_s=0.0, FAULT="stall@3")
+    _ends(calls.second, lambda snakemake: os.killpg(snakemake.pid, signal.SIGINT))
+    calls.start_second()
+    _ends(calls.second, lambda snakemake: snakemake.send_signal(signal.SIGTERM))
+
+
+def _ends(waiting: Workplace, end: Callable[[psutil.Popen], None]) -> None:
+    """Check that a call ends although what it waits for does not."""
+    assert waiting.snakemake is not None
+    end(waiting.snakemake)
+    assert waiting.wait(within_s=30) != 0
+    assert "while it waited for memory; nothing was started. To go on, type `snakemake" in waiting.said()
+    assert not waiting.ram.parent.exists()
 
 
 TRAINER = """
@@ -220,14 +221,14 @@ class Sampler(threading.Thread):
         return (usage.f_blocks - usage.f_bfree) * usage.f_frsize if is_mounted else 0
 
 
-@pytest.mark.parametrize("threads", [None, 2])
-def test_a_sweep_stays_within_its_budget(
-    threads: int | None, snakemake: Snakemake, workdir: Path, project: Path
-) -> None:
-    """8 runs whose sizes come to 4 times the budget, one of which fails and keeps what it holds: no deadlock."""
+@pytest.mark.usefixtures("rebooted")
+def test_a_sweep_stays_within_its_budget(snakemake: Snakemake, workdir: Path, project: Path) -> None:
+    """8 runs of one thread and of two, whose sizes come to 4 times the budget; one fails and keeps what it holds: no
+    deadlock."""
     runs = [f"r{number}" for number in range(1, 9)]
-    (workdir / "runs.tsv").write_text("\n".join(["run", *runs]) + "\n")
-    config = small_config(project, runs="runs.tsv", staging="none", **{"train.threads": threads})
+    rows = [f"{run}\t{threads}" for run, threads in zip(runs, itertools.cycle(["", "2"]), strict=False)]
+    (workdir / "runs.tsv").write_text("\n".join(["run\ttrain.threads", *rows]) + "\n")
+    config = small_config(project, runs="runs.tsv", staging="none")
     command = [sys.executable, "-c", TRAINER, "{ram}", "{run}"]
     config["project"] |= {"command": command, "model": ["model.bin"], "checkpoints": []}
     sampler = Sampler(workdir)
@@ -242,4 +243,3 @@ def test_a_sweep_stays_within_its_budget(
     assert sampler.samples > 50
     assert sampler.most_runs == 2, "two at a time fit"
     assert 60 * MIB < sampler.most_bytes <= 128 * MIB
-    assert snakemake(config, "unmount").status == 0

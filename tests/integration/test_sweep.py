@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import pytest
 import yaml
-from conftest import REPO, Ended, small_config
+from conftest import REPO, Ended, expected_model, small_config
 from workplace import ORPHANS_GONE_S, Workplace, changed, expected_state, snakemake_argv, state_of
 
 from ramtrain.schema import complete, load_yaml
@@ -58,7 +59,7 @@ def trained(output: str) -> set[str]:
 
 def test_a_sweep_that_is_killed_twice_is_finished_and_no_run_is_trained_twice(workplace: Workplace) -> None:
     workdir = workplace.workdir
-    sweep = {"lr": ["0.1", "0.2", "0.3"], "epochs": [3, 4], "seeds": 2}
+    sweep = {"lr": ["0.1", "0.2"], "epochs": [3, 4], "seeds": 2}
     config = yaml.safe_load(workplace.configfile.read_text())
     command = [sys.executable, "train.py", "--epochs", "{epochs}", "--seed", "{seed}", "--lr", "{lr}"]
     workplace.configure(changed(config, {"sweep": sweep, "project.command": command, "ramdisk.size": "32M"}))
@@ -67,7 +68,7 @@ def test_a_sweep_that_is_killed_twice_is_finished_and_no_run_is_trained_twice(wo
         for epochs, lr, seed in itertools.product(sweep["epochs"], sweep["lr"], (1, 2))
     }
     done: set[str] = set()
-    for count in (3, 7):
+    for count in (2, 4):
         begun = _train_until(workdir, count)
         assert not done & begun, "trained once more"
         workplace.wait_for_nobody()
@@ -113,10 +114,10 @@ def _train_until(workdir: Path, count: int) -> set[str]:
             start_new_session=True,
             env={**os.environ, "PAUSE_S": "0.15"},
         )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while len(list((workdir / "results").glob("*/record.json"))) < count:
         assert snakemake.poll() is None, (workdir / "output.txt").read_text()
-        assert time.monotonic() < deadline, f"no {count} records after a minute"
+        assert time.monotonic() < deadline, f"no {count} records after 200 s"
         time.sleep(0.02)
     snakemake.send_signal(signal.SIGKILL)
     snakemake.wait(ORPHANS_GONE_S)
@@ -129,17 +130,22 @@ def test_what_is_added_is_trained_what_is_changed_is_trained_again_and_nothing_e
     runs = workdir / "runs.tsv"
     config = small_config(project, runs="runs.tsv")
     config["project"]["command"] += ["--steps", "{steps}"]
-    runs.write_text("run\tsteps\na\t1\nb\t2\n")
-    assert trained(snakemake(config, "train").output) == {"a", "b"}
+    runs.write_text("run\tseed\tsteps\n# a comment\na\t1\t1\n\nb\t2\t2\n")
+    first = snakemake(config, "train", cores=2)
+    assert first.status == 0, first.output
+    assert list(table(workdir).index) == ["a", "b"]
+    for run, seed, steps in (("a", 1, 1), ("b", 2, 2)):
+        assert (workdir / "results" / run / "model/model.bin").read_bytes() == expected_model(seed, steps)
 
-    runs.write_text("# three now\nnote\tsteps\trun\tramdisk.size\nx\t3\tc\t65M\n\ny z\t2\tb\t\nx\t1\ta\t66M\n")
+    rows = ("x\t3\t1\tc\t65M", "", "y z\t2\t2\tb\t", "x\t1\t1\ta\t66M\n")
+    runs.write_text("\n".join(("# three now", "note\tsteps\tseed\trun\tramdisk.size", *rows)))
     added = snakemake(config, "train")
     assert added.status == 0, added.output
     assert trained(added.output) == {"c"}
     assert list(table(workdir).index) == ["c", "b", "a"]
     assert record(workdir, "c")["config"]["ramdisk"]["size"] == "65M"
 
-    runs.write_text("run\tsteps\na\t1\nb\t4\nc\t3\n")
+    runs.write_text("run\tseed\tsteps\na\t1\t1\nb\t2\t4\nc\t1\t3\n")
     changed = snakemake(config, "train")
     assert trained(changed.output) == {"b"}
     assert "Params have changed since last execution" in changed.output
@@ -177,6 +183,7 @@ def test_failed_runs_are_in_the_table_with_their_reason_until_they_are_mended(
     assert list(table(workdir)["reason"]) == [""] * 4
 
 
+@pytest.mark.usefixtures("rebooted")
 def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
@@ -200,7 +207,6 @@ def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type
     assert said[unwritten + 1].startswith("run status=3: ")
     assert said[unwritten + 2] == "To go on from there, type"
     assert "Traceback" not in failed.output
-    assert snakemake(config, "unmount").status == 0
 
     broken.unlink()
     mended = snakemake(changed(config, {"sweep.status": [0]}), "train")
@@ -209,6 +215,7 @@ def test_a_broken_record_is_named_and_hides_neither_what_failed_nor_what_to_type
     assert record(workdir, "status=0")["status"] == "done"
 
 
+@pytest.mark.usefixtures("rebooted")
 def test_a_run_that_is_refused_or_not_exported_has_its_reason_too(
     snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
@@ -216,7 +223,6 @@ def test_a_run_that_is_refused_or_not_exported_has_its_reason_too(
     assert snakemake(config, "train").status != 0
     (reason,) = set(table(workdir)["reason"]) - {""}
     assert reason.startswith("project.model: 'out/no.bin' matches nothing after training. The trainer wrote, in ")
-    assert snakemake(config, "unmount").status == 0
 
 
 def test_runs_with_the_trainer_s_own_names_do_not_meet_and_get_their_values_in_every_form(

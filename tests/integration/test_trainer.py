@@ -28,27 +28,37 @@ pathlib.Path("seen.json").write_text(json.dumps(seen))
 """
 
 
-def look(snakemake: Snakemake, project: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
-    """Train with a trainer that writes down what it sees; return that."""
-    cache = project.parent / "cache"
-    cache.mkdir()
-    (cache / "there").write_text("before")
-    monkeypatch.setenv("CACHE", str(cache))
+@pytest.fixture
+def look(
+    snakemake: Snakemake, project: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[dict[str, Any]]]:
+    """Return a function that trains runs `1`, `2` and so on with a trainer that writes down what it sees, each with
+    settings and a cache of its own, and returns that."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     (project / "look.py").write_text(LOOK)
-    config = small_config(project, **{"project.command": [sys.executable, "look.py"], **changes})
-    config["project"].update({"model": ["seen.json"], "artifacts": [], "checkpoints": []})
-    ended = snakemake(config, "train")
-    assert ended.status == 0, ended.output
-    (model,) = Path.cwd().glob("results/*/model/seen.json")
-    return json.loads(model.read_text())
+
+    def train(*runs: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+        config = small_config(project, **{"project.command": [sys.executable, "look.py"], **changes})
+        config["project"].update({"model": ["seen.json"], "artifacts": [], "checkpoints": []})
+        config["train"] = {"environment": {"CACHE": str(project.parent / "cache {run}")}}
+        config["runs"] = []
+        for number, settings in enumerate(runs, 1):
+            config["runs"].append({"run": str(number), **settings})
+            (project.parent / f"cache {number}").mkdir()
+            (project.parent / f"cache {number}" / "there").write_text("before")
+        ended = snakemake(config, "train")
+        assert ended.status == 0, ended.output
+        return [json.loads((workdir / f"results/{run['run']}/model/seen.json").read_text()) for run in config["runs"]]
+
+    return train
 
 
-def test_the_trainer_runs_as_it_would_without_ramtrain(
-    snakemake: Snakemake, project: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_trainer_runs_as_it_would_without_ramtrain_but_for_threads_that_the_config_sets(
+    look: Callable[..., list[dict[str, Any]]], project: Path
 ) -> None:
-    seen = look(snakemake, project, monkeypatch)
+    seen, with_threads = look({}, {"train.threads": 3})
+    assert with_threads["environ"]["OMP_NUM_THREADS"] == with_threads["environ"]["MKL_NUM_THREADS"] == "3"
     assert seen["cwd"] == str(project)
     assert seen["uid"] == os.geteuid()
     assert seen["environ"]["OMP_NUM_THREADS"] == "7"
@@ -64,21 +74,14 @@ def test_the_trainer_runs_as_it_would_without_ramtrain(
     assert seen["temporary"].startswith(temporary)
 
 
-def test_threads_are_set_where_the_config_sets_them(
-    snakemake: Snakemake, project: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+def test_volatile_folders_are_captured_beside_the_project_and_above_it(
+    look: Callable[..., list[dict[str, Any]]], project: Path, workdir: Path
 ) -> None:
-    seen = look(snakemake, project, monkeypatch, **{"train.threads": 3})
-    assert seen["environ"]["OMP_NUM_THREADS"] == seen["environ"]["MKL_NUM_THREADS"] == "3"
-
-
-@pytest.mark.parametrize("volatile", ["cache", "parent"])
-def test_volatile_folders_are_captured(
-    volatile: str, snakemake: Snakemake, project: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = project.parent / "cache"
-    folder = cache if volatile == "cache" else project.parent
-    look(snakemake, project, monkeypatch, **{"staging": "overlay", "project.volatile": [str(folder)]})
-    assert os.listdir(cache) == ["there"], "nothing was written outside"
-    assert (cache / "there").read_text() == "before"
-    (record,) = workdir.glob("results/*/record.json")
-    assert json.loads(record.read_text())["writes"]["trainer"]["disk_bytes"] <= 64 << 10
+    folders = [project.parent / "cache 1", project.parent]
+    look(*({"project.volatile": [str(folder)]} for folder in folders), staging="overlay")
+    for run in ("1", "2"):
+        cache = project.parent / f"cache {run}"
+        assert os.listdir(cache) == ["there"], "nothing was written outside"
+        assert (cache / "there").read_text() == "before"
+        record = json.loads((workdir / "results" / run / "record.json").read_text())
+        assert record["writes"]["trainer"]["disk_bytes"] <= 64 << 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ def test_one_has_it_at_a_time_and_says_who(root: Path) -> None:
 
 
 def test_it_is_held_until_the_last_process_that_inherited_it_is_gone(root: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), "1.5"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), "600"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())
     assert tried(root) is None
@@ -70,6 +71,7 @@ def test_it_is_held_until_the_last_process_that_inherited_it_is_gone(root: Path)
     tidied(root)
     with folder_locked(root):
         assert holder(root, "it") == "the child", "what is held is not tidied away"
+    os.kill(child, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while (descriptor := tried(root)) is None:
         assert time.monotonic() < deadline

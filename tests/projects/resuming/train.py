@@ -62,7 +62,7 @@ def go_wrong(epoch: int) -> None:
             while True:
                 filler.write(bytes(1 << 20))
     if fault == "memory":
-        Path("/sys/fs/cgroup/memory", os.environ["CGROUP"], "tasks").write_text(str(os.getpid()))
+        Path(os.environ["CGROUP"], "cgroup.procs").write_text(str(os.getpid()))
         hog = []
         while True:
             hog.append(bytearray(os.urandom(1 << 20)))
