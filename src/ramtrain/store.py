@@ -35,7 +35,7 @@ _CREDENTIALS = {"key", "secret", "token", "username"}
 # Parts of an upload: 10,000 of them at most, and each but the last 5 MiB at least
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 _PART_BYTES, _MOST_PARTS = 16 << 20, 9_000
-# What is escaped in a key, as in a URL: what no key can have, or no listing can tell; `?versionId=`, which s3fs cuts off.
+# What is escaped in a key: what none can have, what no listing can tell, and `?versionId=`, which s3fs cuts off.
 _ODD = re.compile(r"[%?\x00-\x1f\x7f\udc80-\udcff]")
 
 
