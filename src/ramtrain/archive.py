@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ramtrain import caller, shelf
+from ramtrain import afar, caller, shelf
 from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.crate import CRATE
@@ -65,7 +65,8 @@ def fetch_run(run: str, store: Store, workdir: Path) -> str:
     durable checkpoint; return what that was, or why there was nothing to do.
 
     Raises:
-        RamTrainError: the store failed, or something else is in the way; what was brought home is whole.
+        RamTrainError: the store failed, a job works on the run, or something else is in the way; what was brought
+            home is whole.
         OSError: whatever the disk says.
     """
     home = shelf.home(run)
@@ -73,13 +74,14 @@ def fetch_run(run: str, store: Store, workdir: Path) -> str:
         return "is at home"
     if (ram_root(workdir) / run / MARK).exists():
         return f"is in RAM; type `{caller.command('train')}` to go on with it"
+    if shelf.durable_checkpoints(run):
+        return f"has durable checkpoints here, in {shelf.shelf(run)}"
+    afar.check_alone(run)
     versions = [name for name in store.folders(run) if name != CHECKPOINTS]
     for name in (f"{run}/{version}" for version in reversed(versions)):
         if content := store.read_manifest(name):
             _fetch_version(run, store, name, content["files"])
             return f"has ended; it came home from {store.url}/{name}"
-    if shelf.durable_checkpoints(run):
-        return f"has durable checkpoints here, in {shelf.shelf(run)}"
     newest = fetch_newest(run, store)
     return f"goes on from {newest}, which came home from {store.url}" if newest else f"is not in {store.url}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -36,7 +35,7 @@ class Courier:
         self.run, self.fingerprint = run, fingerprint
         self._done: str | None = None
         self._retry_s = 0.0
-        self._told: str | None = None
+        self._told: type[BaseException] | None = None
         self._take_last = False
         self._stop, self._cancel = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
@@ -67,36 +66,32 @@ class Courier:
                 if time.monotonic() >= self._retry_s:
                     self._take_newest()
             if self._take_last:
-                self._take_newest()
+                self._take_newest(is_last=True)
         except Exception:
             log.exception(
                 "run %s: no more checkpoints are copied to the store, a defect of RamTrain; the training goes on",
                 self.run.run,
             )
 
-    def _take_newest(self) -> None:
+    def _take_newest(self, is_last: bool = False) -> None:
         newest = max(shelf.shelf(self.run.run).glob("[0-9]*"), default=None)
         if newest is None or newest.name == self._done:
             return
-        with contextlib.suppress(RamTrainError):  # a newer one has come home in its place
+        try:
             durable = shelf.read_durable(newest)
             if not self.fingerprint().changes(durable.fingerprint):
                 self._take(durable)
-            self._done = newest.name
+            self._done, self._told = newest.name, None
+        except _Cancelled:
+            pass
+        except (OSError, RamTrainError) as error:
+            if newest.exists():  # else a newer one has come home in its place
+                self._done = newest.name if isinstance(error, Changed) else None
+                self._tell(error, newest.name, is_last)
 
     def _take(self, durable: DurableCheckpoint) -> None:
         began_s, address = time.monotonic(), self.run.store
-        try:
-            store_checkpoint(durable, self.run, Store(address), lambda *_: self._stop_if_cancelled())
-        except (Changed, _Cancelled):
-            raise
-        except (OSError, RamTrainError) as error:
-            self._retry_s = time.monotonic() + _RETRY_S
-            if str(error) != self._told:
-                log.warning("run %s: %s. The training goes on, and it is tried again", self.run.run, error)
-            self._told = str(error)
-            raise RamTrainError(str(error)) from error
-        self._told = None
+        store_checkpoint(durable, self.run, Store(address), lambda *_: self._stop_if_cancelled())
         log.info(
             "run %s: the durable checkpoint %s, %s, is in %s too, in %.1f s",
             self.run.run,
@@ -105,6 +100,16 @@ class Courier:
             address.url,
             time.monotonic() - began_s,
         )
+
+    def _tell(self, error: Exception, name: str, is_last: bool) -> None:
+        """Warn once of what keeps failing: which object it was at may change each time."""
+        self._retry_s = time.monotonic() + _RETRY_S
+        kind = type(error.__cause__ or error)
+        if is_last:
+            log.warning("run %s: %s. The durable checkpoint %s is at home alone", self.run.run, error, name)
+        elif kind is not self._told:
+            log.warning("run %s: %s. The training goes on, and it is tried again", self.run.run, error)
+        self._told = kind
 
     def _stop_if_cancelled(self) -> None:
         if self._cancel.is_set():

@@ -294,9 +294,17 @@ def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
         raise RamTrainError(f"{folder}: its {manifest} cannot be read: {error}") from None
     for file in content["files"]:
         path = folder / file.path
-        if not path.is_file() or path.stat().st_size != file.bytes:
+        if not _has_size(path, file.bytes):
             raise RamTrainError(f"{path} is not the file of {file.bytes} bytes that {manifest} names")
     return content
+
+
+def _has_size(path: Path, size_bytes: int) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
 
 
 def room_bytes(source: Path) -> int:

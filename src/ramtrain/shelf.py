@@ -138,7 +138,15 @@ def read_durable(folder: Path) -> DurableCheckpoint:
     Raises:
         RamTrainError: it is none, or not whole.
     """
-    content = read_manifest(folder)
+    return durable_of(folder, read_manifest(folder))
+
+
+def durable_of(folder: Path, content: Mapping[str, Any]) -> DurableCheckpoint:
+    """Return the durable checkpoint that a folder's manifest tells of.
+
+    Raises:
+        RamTrainError: it tells of none.
+    """
     try:
         return DurableCheckpoint(
             folder=folder,

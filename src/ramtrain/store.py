@@ -13,6 +13,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 import shlex
 import socket
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ramtrain.durable import MANIFEST, Changed, Kept, as_json, receive_file, receive_folder
 from ramtrain.errors import RamTrainError
@@ -34,6 +35,8 @@ _CREDENTIALS = {"key", "secret", "token", "username"}
 # Parts of an upload: 10,000 of them at most, and each but the last 5 MiB at least
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 _PART_BYTES, _MOST_PARTS = 16 << 20, 9_000
+# What is escaped in a key: what none can have, what no listing can tell, and `?versionId=`, which s3fs cuts off.
+_ODD = re.compile(r"[%?\x00-\x1f\x7f\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -106,16 +109,19 @@ class Store:
             self._fs, self._root = fsspec.core.url_to_fs(address.url, **options)
 
     def check(self) -> None:
-        """Check that it can be written to, read and deleted from, before anything is trained.
+        """Check that it can be written to, read, listed and deleted from, before anything is trained.
 
         Raises:
             RamTrainError: it cannot.
         """
         key, content = self._key(f".ramtrain-{secrets.token_hex(4)}"), os.urandom(16)
-        with self._told("a first try to write there, read it and delete it failed"):
+        with self._told("a first try to write there, read it, list it and delete it failed"):
             self._fs.pipe_file(key, content)
-            same = self._fs.cat_file(key) == content
-            self._fs.rm_file(key)
+            try:
+                same = self._fs.cat_file(key) == content
+                self._fs.find(key)
+            finally:
+                self._fs.rm_file(key)
         if not same:
             raise RamTrainError(f"{self.url}: gave back something else than what was written there.")
 
@@ -141,10 +147,14 @@ class Store:
         """
         known = {file.path: file for file in expected}
         with self._told(f"{name} could not be put there"):
-            self._fs.pipe_file(self._key(name, _BEGUN), as_json({"by": _me()}))
+            there = {key: entry["size"] for key, entry in self._fs.find(self._key(name), detail=True).items()}
+            self._begin(name)
             kept = []
             for path, source in sources.items():
-                kept.append(self._put(self._key(name, path), path, source, known.get(path), report))
+                key, file = self._key(name, path), known.get(path)
+                if not (file and there.get(key) == file.bytes and self._gives(key, file, report)):
+                    file = self._put(key, path, source, file, report)
+                kept.append(file)
                 report(1, 0)
             self._fs.pipe_file(self._key(name, MANIFEST), as_json({**about, "files": [asdict(file) for file in kept]}))
             self._fs.rm_file(self._key(name, _BEGUN))
@@ -157,7 +167,9 @@ class Store:
                 entries = self._fs.ls(self._key(name), detail=True)
             except FileNotFoundError:
                 return []
-        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
+        keys = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
+        names = (unquote(key, errors="surrogateescape") for key in keys)
+        return sorted(name for name in names if "/" not in name and _is_inside(name))
 
     def read_manifest(self, name: str) -> dict[str, Any] | None:
         """Return a folder's manifest, its `files` as `Kept`; None if it has none and so is not whole.
@@ -201,29 +213,33 @@ class Store:
         """
 
         def read(file: Kept) -> Iterator[bytes]:
-            for chunk in self._read(self._key(name, file.path)):
+            for chunk in self._fetched(name, file):
                 report(0, len(chunk))
                 yield chunk
             report(1, 0)
 
-        with self._told(f"{name} could not be fetched"):
-            receive_folder(files, read, folder, about)
+        receive_folder(files, read, folder, about)
 
     def fetch_file(self, name: str, file: Kept, target: Path) -> None:
         """Bring one file of a folder there home, whole and verified; it raises as `fetch_folder` does."""
-        with self._told(f"{name}/{file.path} could not be fetched"):
-            receive_file(file, self._read(self._key(name, file.path)), target)
+        receive_file(file, self._fetched(name, file), target)
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder, its manifest first; one that is not whole only if it was begun in this working directory."""
-        content = self.read_manifest(name)
+        content, begun = self.read_manifest(name), self._key(name, _BEGUN)
         with self._told(f"{name} could not be removed"):
             if content:
+                self._begin(name)  # or nobody would know whose it is, should this be cut short
                 self._fs.rm_file(self._key(name, MANIFEST))
             elif not self._is_begun_by_me(name):
                 return
             for key in self._fs.find(self._key(name)):
-                self._fs.rm_file(key)
+                if key != begun:
+                    self._fs.rm_file(key)
+            self._fs.rm_file(begun)
+
+    def _begin(self, name: str) -> None:
+        self._fs.pipe_file(self._key(name, _BEGUN), as_json({"by": _me()}))
 
     def _is_begun_by_me(self, name: str) -> bool:
         try:
@@ -234,13 +250,11 @@ class Store:
     def _put(
         self, key: str, path: str, source: Path, expected: Kept | None, report: Callable[[int, int], None]
     ) -> Kept:
-        if expected and self._holds(key, expected):
-            return expected
         written = Kept(path, *self._write(key, source, report))
         if expected and written != expected:
             self._fs.rm_file(key)
             raise Changed(f"{source} is no longer as it came home")
-        if not self._holds(key, written):
+        if not self._gives(key, written, report):
             raise RamTrainError(f"{key}: what is there is not what was sent")
         return written
 
@@ -269,29 +283,38 @@ class Store:
                 writer.close()
                 writer.commit()
             except BaseException:
-                writer.discard()
+                with contextlib.suppress(Exception):  # why it ended is what counts
+                    writer.discard()
                 raise
         return sent_bytes, digest.hexdigest()
 
-    def _holds(self, key: str, file: Kept) -> bool:
+    def _gives(self, key: str, file: Kept, report: Callable[[int, int], None]) -> bool:
         """Whether what is there under a key is a file, to the last byte."""
+        digest, size_bytes = hashlib.sha256(), 0
         try:
-            if self._fs.info(key)["size"] != file.bytes:
-                return False
-            digest = hashlib.sha256()
-            for chunk in self._read(key):
+            for chunk in self._read(key, file.bytes):
                 digest.update(chunk)
+                size_bytes += len(chunk)
+                report(0, 0)
         except FileNotFoundError:
             return False
-        return digest.hexdigest() == file.sha256
+        return (size_bytes, digest.hexdigest()) == (file.bytes, file.sha256)
 
-    def _read(self, key: str) -> Iterator[bytes]:
+    def _fetched(self, name: str, file: Kept) -> Iterator[bytes]:
+        with self._told(f"{name}/{file.path} could not be fetched"):
+            yield from self._read(self._key(name, file.path), file.bytes)
+
+    def _read(self, key: str, size_bytes: int) -> Iterator[bytes]:
+        if size_bytes <= _PART_BYTES:  # opening it would ask once more
+            yield self._fs.cat_file(key)
+            return
         with self._fs.open(key, "rb", block_size=_PART_BYTES, cache_type="readahead") as reader:
             while chunk := reader.read(_CHUNK_BYTES):
                 yield chunk
 
     def _key(self, *parts: str) -> str:
-        return "/".join((self._root.rstrip("/"), *parts))
+        names = (_ODD.sub(lambda odd: quote(os.fsencode(odd[0])), part) for part in parts)
+        return "/".join((self._root.rstrip("/"), *names))
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
@@ -301,7 +324,7 @@ class Store:
         except RamTrainError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.filename and Path(error.filename).is_absolute():
+            if isinstance(error, OSError) and error.filename:
                 raise  # the disk here
             reason = str(error).strip() or type(error).__name__
             raise RamTrainError(f"{self.url}: {what}: {reason.splitlines()[0]}") from error

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any
 
 from ramtrain import shelf
 from ramtrain.config import Run
-from ramtrain.durable import read_manifest
+from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.progress import CopyProgress
 from ramtrain.shelf import DurableCheckpoint
@@ -22,26 +21,36 @@ CHECKPOINTS = "checkpoints"
 def store_checkpoint(durable: DurableCheckpoint, run: Run, store: Store, report: Callable[[int, int], None]) -> None:
     """Put a durable checkpoint into the store, after the best models that it names; then older ones there go.
 
-    It is opened first: when a newer one comes home meanwhile, it may lose its names here.
+    All of them are opened first: when a newer one comes home meanwhile, they may lose their names here.
 
     Raises:
-        Changed: it is gone already.
+        Changed: a file is gone already, or not as it came home.
         RamTrainError, OSError: the store failed, or the disk; what `report` raises.
     """
-    bests = [best for best in shelf.best_models(run.run) if best.folder.name in (durable.best or ())]
-    for checkpoint in (*bests, durable):
-        name = f"{run.run}/{CHECKPOINTS}/{checkpoint.folder.name}"
-        if store.read_manifest(name) is None:
-            about = {key: value for key, value in read_manifest(checkpoint.folder).items() if key != "files"}
-            with contextlib.ExitStack() as opened:
-                sources = {file.path: _opened(checkpoint.folder / file.path, opened) for file in checkpoint.files}
-                store.put_folder(name, sources, checkpoint.files, about, report)
-    mine = {n: content for n, content in _checkpoints(run.run, store).items() if _is_of(content, durable.fingerprint)}
-    states = sorted((n for n in mine if not _is_best(n)), key=lambda n: mine[n]["saved_s"], reverse=True)
+    bests = []
+    for name in durable.best or ():
+        with contextlib.suppress(RamTrainError):  # it could not be brought home
+            bests.append(shelf.read_durable(durable.folder.with_name(name)))
+    with contextlib.ExitStack() as opened:
+        ready = [
+            (one, {file.path: _opened(one.folder / file.path, opened) for file in one.files})
+            for one in (*bests, durable)
+        ]
+        for one, sources in ready:
+            name = _name(run.run, one.folder.name)
+            if store.read_manifest(name) is None:
+                store.put_folder(name, sources, one.files, _about(one), report)
+    found = _find(run.run, store)
+    mine = {name: one for name, one in found.items() if one and _is_of(one, durable.fingerprint)}
+    states = sorted((name for name in mine if not _is_best(name)), key=lambda name: mine[name].saved_s, reverse=True)
     kept = states[: run.protect.keep]
-    kept += [best for name in kept for best in mine[name].get("best") or ()]
-    for name in mine.keys() - kept:
-        store.remove_folder(f"{run.run}/{CHECKPOINTS}/{name}")
+    kept += [best for name in kept for best in mine[name].best or ()]
+    _remove_others(run.run, store, found, durable.fingerprint, kept)
+
+
+def _about(durable: DurableCheckpoint) -> dict[str, object]:
+    about = shelf.about(durable.checkpoint, durable.saved_s, durable.progress, durable.fingerprint)
+    return {**about, "also": durable.also, "best": durable.best}
 
 
 def _opened(path: Path, opened: contextlib.ExitStack) -> Path:
@@ -61,36 +70,55 @@ def fetch_newest(run: str, store: Store) -> str | None:
         RamTrainError: the store failed, or gave back something else than was put there.
         OSError: whatever the disk says.
     """
-    found = _checkpoints(run, store)
+    found = {name: one for name, one in _find(run, store).items() if one}
     states = [name for name in found if not _is_best(name)]
-    newest = max(states, key=lambda name: found[name]["saved_s"], default=None)
+    newest = max(states, key=lambda name: found[name].saved_s, default=None)
     if newest is not None:
-        bests = [name for name in found[newest].get("best") or () if name in found]
-        for name in (*bests, newest):
-            files, about = found[name]["files"], {key: part for key, part in found[name].items() if key != "files"}
-            with CopyProgress(f"run {run}: {name}", len(files), sum(file.bytes for file in files)) as progress:
-                store.fetch_folder(f"{run}/{CHECKPOINTS}/{name}", files, shelf.shelf(run) / name, about, progress.add)
+        bests = [name for name in found[newest].best or () if name in found]
+        for one in (found[name] for name in (*bests, newest)):
+            name = one.folder.name
+            with CopyProgress(f"run {run}: {name}", len(one.files), one.size_bytes) as progress:
+                store.fetch_folder(_name(run, name), one.files, one.folder, _about(one), progress.add)
     return newest
 
 
 def drop_checkpoints(run: str, store: Store, fingerprint: Fingerprint) -> None:
     """Remove the durable checkpoints of a training whose model is in the store, and what cut short uploads left."""
-    whole = _checkpoints(run, store)
-    for name in store.folders(f"{run}/{CHECKPOINTS}"):
-        if name not in whole or _is_of(whole[name], fingerprint):
-            store.remove_folder(f"{run}/{CHECKPOINTS}/{name}")
+    _remove_others(run, store, _find(run, store), fingerprint, ())
 
 
-def _checkpoints(run: str, store: Store) -> dict[str, dict[str, Any]]:
-    """Return the manifests of the durable checkpoints in the store, by their names, in the order of these."""
-    names = store.folders(f"{run}/{CHECKPOINTS}")
-    found = {name: store.read_manifest(f"{run}/{CHECKPOINTS}/{name}") for name in names}
-    return {name: content for name, content in found.items() if content and "saved_s" in content}
+def _remove_others(
+    run: str,
+    store: Store,
+    found: Mapping[str, DurableCheckpoint | None],
+    fingerprint: Fingerprint,
+    kept: Container[str],
+) -> None:
+    for name, one in found.items():
+        if name not in kept and (one is None or _is_of(one, fingerprint)):
+            store.remove_folder(_name(run, name))
+
+
+def _find(run: str, store: Store) -> dict[str, DurableCheckpoint | None]:
+    """Return the durable checkpoints in the store, with the folders that they have at home; None for what is not whole.
+
+    What something else has put there is left out.
+    """
+    found: dict[str, DurableCheckpoint | None] = {}
+    for name in store.folders(_name(run)):
+        content = store.read_manifest(_name(run, name))
+        with contextlib.suppress(RamTrainError):
+            found[name] = content and shelf.durable_of(shelf.shelf(run) / name, content)
+    return found
+
+
+def _name(run: str, *names: str) -> str:
+    return "/".join((run, CHECKPOINTS, *names))
 
 
 def _is_best(name: str) -> bool:
     return name.startswith("best-")
 
 
-def _is_of(content: Mapping[str, Any], fingerprint: Fingerprint) -> bool:
-    return not fingerprint.changes(Fingerprint(**content["fingerprint"]))
+def _is_of(durable: DurableCheckpoint, fingerprint: Fingerprint) -> bool:
+    return not fingerprint.changes(durable.fingerprint)

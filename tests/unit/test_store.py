@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ramtrain import store as store_module
-from ramtrain.durable import Changed, Kept, as_json, read_manifest
+from ramtrain.durable import DISK, Changed, Kept, as_json, read_manifest
 from ramtrain.errors import RamTrainError
 from ramtrain.store import Address, Store, check_library, read_address
 
@@ -98,7 +99,89 @@ def test_the_manifest_is_last_and_goes_first(
     assert names[0][1] == "begun.json" and names[-1][1] == "manifest.json"
     done.clear()
     store.remove_folder("run/one")
-    assert done[0] == ("rm_file", "manifest.json")
+    removed = [name for operation, name in done if operation == "rm_file"]
+    assert removed[0] == "manifest.json" and removed[-1] == "begun.json" and done[0] == ("pipe_file", "begun.json")
+
+
+def test_a_removal_that_is_cut_short_is_done_by_the_next(
+    store: Store, bucket: Bucket, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = store._fs.rm_file, []
+
+    def killed(key: str) -> None:
+        if not left.pop():
+            raise KeyboardInterrupt
+        real(key)
+
+    monkeypatch.setattr(store._fs, "rm_file", killed)
+    for removals in range(1, 5):
+        left[:] = [True] * 9
+        store.put_folder("run/one", sources, [], {})
+        left[:] = [False, *[True] * removals]
+        with pytest.raises(KeyboardInterrupt):
+            store.remove_folder("run/one")
+        assert bucket.names() and store.read_manifest("run/one") is None
+        left[:] = [True] * 9
+        store.remove_folder("run/one")
+        assert bucket.names() == []
+
+
+def test_a_file_may_have_any_name(store: Store, bucket: Bucket, tmp_path: Path) -> None:
+    names = [
+        "a?versionId=1",
+        "a?versionId=2",
+        "a%3F",
+        "two\nlines",
+        os.fsdecode(b"l\xe4tin"),
+        "ü #[*] ",
+        "..x/...",
+        "a::b",
+    ]
+    sources = {name: tmp_path / str(number) for number, name in enumerate(names)}
+    for name, source in sources.items():
+        source.write_bytes(os.fsencode(name))
+    store.put_folder("x?versionId=%/one", sources, [], {})
+    assert store.folders("x?versionId=%") == ["one"]
+    files = store.read_manifest("x?versionId=%/one")["files"]
+    store.fetch_folder("x?versionId=%/one", files, tmp_path / "back", {})
+    assert [(tmp_path / "back" / name).read_bytes() for name in names] == [os.fsencode(name) for name in names]
+    assert "x%3FversionId=%25/one/ü #[*] " in bucket.names()
+    store.remove_folder("x?versionId=%/one")
+    assert bucket.names() == []
+
+
+def test_the_names_of_folders_lead_nowhere_else(store: Store, bucket: Bucket) -> None:
+    for name in ("..", "..%2F..%2Fx", "%2E%2E", "one"):
+        bucket.fs.pipe_file(f"{bucket.name}/trainings/run/{name}/manifest.json", b"{}")
+    assert store.folders("run") == ["one"]
+
+
+def test_a_full_disk_is_no_fault_of_the_store(
+    store: Store, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files = store.put_folder("run/one", sources, [], {})
+    monkeypatch.setattr(DISK, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.fetch_folder("run/one", files, tmp_path / "back", {})
+    with pytest.raises(OSError, match="No space left on device"):
+        store.fetch_file("run/one", files[0], tmp_path / "back")
+    assert not list(tmp_path.glob("*back*"))
+
+
+def test_what_a_store_does_not_allow_is_found_out_before_a_training(
+    store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*arguments: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    for name in ("pipe_file", "cat_file", "find", "rm_file"):
+        with monkeypatch.context() as patched, pytest.raises(RamTrainError, match=r"a first try .* Access Denied"):
+            patched.setattr(store._fs, name, denied)
+            store.check()
+        assert len(bucket.names()) == (name == "rm_file"), "nothing is left that may be removed"
 
 
 def test_what_is_not_as_it_came_home_is_not_put_there(store: Store, bucket: Bucket, sources: dict[str, Path]) -> None:

@@ -62,5 +62,6 @@ rule store_run:
         "../envs/ramtrain.yaml"
     params:
         url=lambda wildcards: RUNS[wildcards.run].store.url,
+        options=lambda wildcards: dict(RUNS[wildcards.run].store.options),
     script:
         "../../scripts/store_run.py"
