@@ -104,11 +104,13 @@ class Courier:
     def _tell(self, error: Exception, name: str, is_last: bool) -> None:
         """Warn once of what keeps failing: which object it was at may change each time."""
         self._retry_s = time.monotonic() + _RETRY_S
-        kind = type(error.__cause__ or error)
+        kind, then = type(error.__cause__ or error), "it is tried again"
+        if isinstance(error, Changed):
+            then = "the next one is tried"
         if is_last:
             log.warning("run %s: %s. The durable checkpoint %s is at home alone", self.run.run, error, name)
         elif kind is not self._told:
-            log.warning("run %s: %s. The training goes on, and it is tried again", self.run.run, error)
+            log.warning("run %s: %s. The training goes on, and %s", self.run.run, error, then)
         self._told = kind
 
     def _stop_if_cancelled(self) -> None:

@@ -253,7 +253,7 @@ class Store:
         written = Kept(path, *self._write(key, source, report))
         if expected and written != expected:
             self._fs.rm_file(key)
-            raise Changed(f"{source} is no longer as it came home")
+            raise Changed(f"{source.resolve()} is no longer as it came home")
         if not self._gives(key, written, report):
             raise RamTrainError(f"{key}: what is there is not what was sent")
         return written
