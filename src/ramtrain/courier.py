@@ -79,15 +79,20 @@ class Courier:
             return
         try:
             durable = shelf.read_durable(newest)
+        except RamTrainError:
+            return  # a newer one has come home in its place
+        try:
             if not self.fingerprint().changes(durable.fingerprint):
                 self._take(durable)
             self._done, self._told = newest.name, None
         except _Cancelled:
             pass
+        except Changed as error:
+            if newest.exists():  # likewise
+                self._done = newest.name
+                self._tell(error, newest.name, "the next one is tried", is_last)
         except (OSError, RamTrainError) as error:
-            if newest.exists():  # else a newer one has come home in its place
-                self._done = newest.name if isinstance(error, Changed) else None
-                self._tell(error, newest.name, is_last)
+            self._tell(error, newest.name, "it is tried again", is_last)
 
     def _take(self, durable: DurableCheckpoint) -> None:
         began_s, address = time.monotonic(), self.run.store
@@ -101,12 +106,10 @@ class Courier:
             time.monotonic() - began_s,
         )
 
-    def _tell(self, error: Exception, name: str, is_last: bool) -> None:
+    def _tell(self, error: Exception, name: str, then: str, is_last: bool) -> None:
         """Warn once of what keeps failing: which object it was at may change each time."""
         self._retry_s = time.monotonic() + _RETRY_S
-        kind, then = type(error.__cause__ or error), "it is tried again"
-        if isinstance(error, Changed):
-            then = "the next one is tried"
+        kind = type(error.__cause__ or error)
         if is_last:
             log.warning("run %s: %s. The durable checkpoint %s is at home alone", self.run.run, error, name)
         elif kind is not self._told:
