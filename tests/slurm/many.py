@@ -6,6 +6,7 @@ python tests/slurm/many.py [RUNS [AT A TIME]], as root; 200 and 4 unless said ot
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import yaml
 
 HERE = Path(__file__).resolve().parent
@@ -31,9 +33,9 @@ def main(count: int, at_a_time: int) -> None:
     subprocess.run([HERE / "start.sh", root], check=True)
     try:
         workdir = _workdir(root, count)
-        began_s = time.monotonic()
+        began_s, busy_s = time.monotonic(), _busy_s()
         _train(workdir, at_a_time)
-        wall_s = time.monotonic() - began_s
+        wall_s, busy_s = time.monotonic() - began_s, _busy_s() - busy_s
         jobs_s = list(_jobs_s((root / "slurmctld.log").read_text()))
     finally:
         subprocess.run([HERE / "stop.sh", root], check=True)
@@ -49,8 +51,15 @@ def main(count: int, at_a_time: int) -> None:
         ("mount, stage, export and unmount themselves", [_own_s(record) for record in records]),
     ):
         print(f"  {what}: {statistics.mean(seconds):.2f} s")
+    print(f"the machine's CPU time: {busy_s / count:.1f} s a run, of {os.cpu_count() * wall_s / count:.1f} s")
     print(f"the Snakemake that sends them: {sent.ru_utime + sent.ru_stime:.1f} s of CPU time")
     shutil.rmtree(root)
+
+
+def _busy_s() -> float:
+    """Return the CPU time that all processes of this machine have taken, others' as well."""
+    times = psutil.cpu_times()
+    return sum(times[:8]) - times.idle - times.iowait
 
 
 def _own_s(record: dict) -> float:
