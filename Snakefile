@@ -72,9 +72,11 @@ onstart:
 
 
 onerror:
+    from ramtrain import archive
+
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     try:
-        for line in summary.account(summary.asked(RUNS)):
+        for line in summary.account(summary.asked(RUNS)) + archive.not_stored(RUNS):
             print(line)
     finally:
         for line in status.last_words(RAM_ROOT):

@@ -98,10 +98,15 @@ def _fetch(names: list[str], configfiles: list[Path]) -> None:
             raise RamTrainError(f"{source}: {unknown[0]!r} is no run; the runs are {', '.join(runs)}.")
         check_library(address)
         store = Store(address)
+        found = False
         for name in names or runs:
-            print(f"run {name}: {fetch_run(name, store, Path.cwd())}", flush=True)
+            is_here, what = fetch_run(runs[name], store, Path.cwd())
+            print(f"run {name}: {redact_text(what, code=True)}", flush=True)
+            found |= is_here
     except (RamTrainError, OSError) as error:
         sys.exit(redact_text(str(error), code=True))
+    if not found:
+        sys.exit(f"Nothing was fetched. Is {address.url} the right address, and the project's path the same?")
     print(f"To go on, type\n  {caller.command('train')}")
 
 

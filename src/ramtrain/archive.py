@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ramtrain import afar, caller, shelf
+from ramtrain import afar, shelf
 from ramtrain.clock import stamp
 from ramtrain.config import Run
-from ramtrain.crate import CRATE
+from ramtrain.crate import CRATE, WORKFLOW
 from ramtrain.durable import Kept, read_manifest
 from ramtrain.errors import RamTrainError
+from ramtrain.fingerprint import Fingerprint
 from ramtrain.git import DIFF
 from ramtrain.lease import MARK, ram_root
 from ramtrain.progress import CopyProgress
 from ramtrain.record import Steps
 from ramtrain.series import SERIES
 from ramtrain.store import Store
-from ramtrain.stored import CHECKPOINTS, drop_checkpoints, fetch_newest
+from ramtrain.stored import CHECKPOINTS, drop_checkpoints, fetch_checkpoint, newest_in
 
 _FOLDERS = ("model", "artifacts")
 _RECORD = "record.json"
+STORED = "stored.json"
 # Beside the model and the artifacts; the record comes last, since with it the run has ended.
-_FILES = ("export.json", "config.yaml", CRATE, shelf.TRAINER_LOG, SERIES, DIFF, _RECORD)
+_FILES = ("export.json", "config.yaml", CRATE, WORKFLOW, shelf.TRAINER_LOG, SERIES, DIFF, _RECORD)
 
 
 def store_run(run: Run, store: Store) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def store_run(run: Run, store: Store) -> dict[str, Any]:
     """
     began_s, home = time.monotonic(), shelf.home(run.run)
     steps = Steps.read(shelf.export_file(run.run))
-    name = f"{run.run}/{_when(json.loads((home / _RECORD).read_text(encoding='utf-8'))['started'])}"
+    record = json.loads((home / _RECORD).read_text(encoding="utf-8"))
+    name = f"{run.run}/{_when(record['started'])}"
     exported = [*steps.export.model, *steps.export.artifacts]
     there = store.read_manifest(name)
     kept = there["files"] if there else []
@@ -49,7 +54,9 @@ def store_run(run: Run, store: Store) -> dict[str, Any]:
         sources = {path: home / path for path in names}
         size_bytes = sum(source.stat().st_size for source in sources.values() if source.exists())
         with CopyProgress(f"run {run.run}: to the store", len(sources), size_bytes) as progress:
-            kept = store.put_folder(name, sources, exported, {"run": run.run}, progress.add)
+            ended_s = datetime.fromisoformat(record["ended"]).timestamp()
+            about = {"run": run.run, "ended_s": ended_s, "fingerprint": asdict(steps.training.fingerprint)}
+            kept = store.put_folder(name, sources, exported, about, progress.add)
     drop_checkpoints(run.run, store, steps.training.fingerprint)
     return {
         "url": f"{store.url}/{name}",
@@ -60,30 +67,71 @@ def store_run(run: Run, store: Store) -> dict[str, Any]:
     }
 
 
-def fetch_run(run: str, store: Store, workdir: Path) -> str:
-    """Bring home what the store has of a run of which nothing is here: the run that has ended, or else its newest
-    durable checkpoint; return what that was, or why there was nothing to do.
+def not_stored(runs: Mapping[str, Run]) -> list[str]:
+    """Return what there is to say of runs that have ended and are not in the store that they are to be in."""
+    homes = {run: shelf.home(run) for run, settings in runs.items() if settings.store}
+    return [
+        f"run {run}: done, in {home}, and not in {runs[run].store.url} yet"
+        for run, home in homes.items()
+        if (home / _RECORD).exists() and not (home / STORED).exists()
+    ]
+
+
+def fetch_run(run: Run, store: Store, workdir: Path) -> tuple[bool, str]:
+    """Bring home what the store has of a run of which nothing is here: the run that has ended, if it was this training,
+    or its newest durable checkpoint, if that is newer; else the newest one of another training, which `train` does not
+    go on from unasked.
+
+    Returns:
+        whether something of the run is at home now; and what, or why not.
 
     Raises:
         RamTrainError: the store failed, a job works on the run, or something else is in the way; what was brought
             home is whole.
         OSError: whatever the disk says.
     """
-    home = shelf.home(run)
+    name, home = run.run, shelf.home(run.run)
     if (home / _RECORD).exists():
-        return "is at home"
-    if (ram_root(workdir) / run / MARK).exists():
-        return f"is in RAM; type `{caller.command('train')}` to go on with it"
-    if shelf.durable_checkpoints(run):
-        return f"has durable checkpoints here, in {shelf.shelf(run)}"
-    afar.check_alone(run)
-    versions = [name for name in store.folders(run) if name != CHECKPOINTS]
-    for name in (f"{run}/{version}" for version in reversed(versions)):
-        if content := store.read_manifest(name):
-            _fetch_version(run, store, name, content["files"])
-            return f"has ended; it came home from {store.url}/{name}"
-    newest = fetch_newest(run, store)
-    return f"goes on from {newest}, which came home from {store.url}" if newest else f"is not in {store.url}"
+        return True, f"is here already, in {home}"
+    if (ram_root(workdir) / name / MARK).exists():
+        return True, "is in RAM here"
+    if shelf.durable_checkpoints(name):
+        return True, f"has durable checkpoints here already, in {shelf.shelf(name)}"
+    afar.check_alone(name)
+    mine = Fingerprint(run.training, None)
+    versions = _versions(name, store)
+    ended = next((version for version, about in versions.items() if not _changes(mine, about)), None)
+    newest = newest_in(name, store, mine)
+    is_mine = newest is not None and not mine.changes(newest.fingerprint)
+    if newest and (is_mine or not ended) and not (ended and newest.saved_s <= versions[ended]["ended_s"]):
+        fetch_checkpoint(name, store, newest)
+        what = f"its durable checkpoint {newest.folder.name} came home from {store.url}"
+        if is_mine:
+            return True, what
+        changes = ", ".join(mine.changes(newest.fingerprint))
+        return True, (
+            f"{what}. It is another training's ({changes}); to go on from it all the same, add "
+            f"`--config resume={shlex.quote(str(newest.folder))}`"
+        )
+    if ended:
+        _fetch_version(name, store, f"{name}/{ended}", versions[ended]["files"])
+        return True, f"has ended; it came home from {store.url}/{name}/{ended}"
+    if versions:
+        latest, about = next(iter(versions.items()))
+        changes = ", ".join(_changes(mine, about))
+        return False, f"is there as another training alone ({changes}), {store.url}/{name}/{latest}"
+    return False, f"is not in {store.url}"
+
+
+def _versions(run: str, store: Store) -> dict[str, dict[str, Any]]:
+    """Return the manifests of a run's trainings that have ended, by their names, the newest first."""
+    names = [name for name in store.folders(run) if name != CHECKPOINTS]
+    found = {name: store.read_manifest(f"{run}/{name}") or {} for name in reversed(names)}
+    return {name: about for name, about in found.items() if {"fingerprint", "ended_s"} <= about.keys()}
+
+
+def _changes(mine: Fingerprint, about: Mapping[str, Any]) -> list[str]:
+    return mine.changes(Fingerprint(**about["fingerprint"]))
 
 
 def _fetch_version(run: str, store: Store, name: str, files: list[Kept]) -> None:

@@ -115,12 +115,16 @@ def check(files: Sequence[Path], home: Path, workdir: Path) -> Report:
         with noted(report.faults):
             check_tracker(config["record"]["mlflow_uri"])
         runs = load_runs(config, home)
-        with noted(report.faults):
+        in_store: list[str] = []
+        with noted(in_store):
             _check_store(read_address(config["store"]))
         with noted(report.faults):
             benchmark_run(config, runs)
         with noted(report.faults):
             _check_runs(runs.values(), workdir, report)
+        for checked in report.plans:
+            checked.faults += in_store
+        report.faults += in_store
     return report
 
 
@@ -254,7 +258,7 @@ def _rows_of_command(run: Run, method: str, folder: Path) -> Iterator[Row]:
     if run.install_to:
         yield "install to", str(run.install_to), ""
     if run.store:
-        yield "store", run.store.url, "durable checkpoints too" if run.store.checkpoints else ""
+        yield "store", run.store.url, "with durable checkpoints" if run.store.checkpoints else "runs that have ended"
 
 
 def _rows_of_memory(run: Run, plan: Plan, lease: Lease | None, offer: Offer | None) -> Iterator[Row]:

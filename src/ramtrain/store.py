@@ -104,7 +104,7 @@ class Store:
 
         self.url = address.url
         logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # it tells of every store where its keys are from
-        with self._told("cannot be used"):
+        with self._told("cannot be used, with what store.options says"):
             options = {"use_listings_cache": False, **address.options}
             self._fs, self._root = fsspec.core.url_to_fs(address.url, **options)
 

@@ -62,24 +62,26 @@ def _opened(path: Path, opened: contextlib.ExitStack) -> Path:
     return Path(f"/proc/self/fd/{descriptor}")
 
 
-def fetch_newest(run: str, store: Store) -> str | None:
-    """Bring home the newest durable checkpoint in the store, and the best models that it names; return its name, None
-    if there is none.
+def newest_in(run: str, store: Store, fingerprint: Fingerprint) -> DurableCheckpoint | None:
+    """Return the newest durable checkpoint in the store that is of this training, else the newest of another; with the
+    folder that it has at home."""
+    states = [one for name, one in _find(run, store).items() if one and not _is_best(name)]
+    return max(states, key=lambda one: (_is_of(one, fingerprint), one.saved_s), default=None)
+
+
+def fetch_checkpoint(run: str, store: Store, durable: DurableCheckpoint) -> None:
+    """Bring home a durable checkpoint in the store, and first the best models that it names.
 
     Raises:
         RamTrainError: the store failed, or gave back something else than was put there.
         OSError: whatever the disk says.
     """
-    found = {name: one for name, one in _find(run, store).items() if one}
-    states = [name for name in found if not _is_best(name)]
-    newest = max(states, key=lambda name: found[name].saved_s, default=None)
-    if newest is not None:
-        bests = [name for name in found[newest].best or () if name in found]
-        for one in (found[name] for name in (*bests, newest)):
-            name = one.folder.name
-            with CopyProgress(f"run {run}: {name}", len(one.files), one.size_bytes) as progress:
-                store.fetch_folder(_name(run, name), one.files, one.folder, _about(one), progress.add)
-    return newest
+    found = _find(run, store)
+    bests = [best for name in durable.best or () if (best := found.get(name))]
+    for one in (*bests, durable):
+        name = one.folder.name
+        with CopyProgress(f"run {run}: {name}", len(one.files), one.size_bytes) as progress:
+            store.fetch_folder(_name(run, name), one.files, one.folder, _about(one), progress.add)
 
 
 def drop_checkpoints(run: str, store: Store, fingerprint: Fingerprint) -> None:

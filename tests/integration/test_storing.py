@@ -55,7 +55,7 @@ def test_a_run_that_has_ended_is_in_the_store_and_comes_back(
 
     model = (results / "model/model.bin").read_bytes()
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    assert "run one: is at home" in fetched(workdir).output
+    assert "run one: is here already" in fetched(workdir).output
     shutil.rmtree(workdir / "results")
     shutil.rmtree(workdir / ".snakemake")
     back = fetched(workdir)
@@ -86,6 +86,8 @@ def test_a_store_that_cannot_be_used_is_told_of_before_and_after(
     assert snakemake(config, "train").status == 0
     failed = snakemake({**config, "store": missing}, "train")
     assert failed.status == 1 and "s3://no-such-bucket/x: " in failed.output and "Traceback" not in failed.output
+    assert "Its model and its record are at home, in results/one." in failed.output
+    assert f"run one: done, in results/one, and not in {missing['url']} yet" in failed.output
     assert (workdir / "results/one/model/model.bin").exists() and not (workdir / "results/one/stored.json").exists()
     model, version = workdir / "results/one/model/model.bin", version_of(workdir / "results/one/record.json")
     bucket.put(f"one/{version}/begun.json", as_json({"by": {"host": socket.gethostname(), "workdir": str(workdir)}}))
@@ -114,7 +116,7 @@ def test_a_machine_that_is_gone_for_good_costs_no_more_than_the_last_checkpoint_
     shutil.rmtree(workplace.workdir / ".snakemake")
 
     back = fetched(workplace.workdir, RUN)
-    assert back.status == 0 and f"run {RUN}: goes on from " in back.output, back.output
+    assert back.status == 0 and f"run {RUN}: its durable checkpoint " in back.output, back.output
     ended = workplace.run("train", "--configfile", "my.yaml")
     assert ended.returncode == 0, ended.stdout
     record = workplace.check_finished()

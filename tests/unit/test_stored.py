@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.shelf import DurableCheckpoint, read_durable
 from ramtrain.store import Store
-from ramtrain.stored import drop_checkpoints, fetch_newest, store_checkpoint
+from ramtrain.stored import drop_checkpoints, fetch_checkpoint, newest_in, store_checkpoint
 
 MINE = Fingerprint({"command": ["train"]}, None)
 ANOTHER = Fingerprint({"command": ["train", "--lr", "1"]}, None)
@@ -81,7 +81,7 @@ def test_the_newest_are_kept_with_the_best_models_that_they_name(run: Run, store
     before = {one.folder.name: one for one in [*made, read_durable(shelf.shelf(run.run) / "best-300")]}
     for folder in shelf.shelf(run.run).iterdir():
         remove(folder)
-    assert fetch_newest(run.run, store) == made[-1].folder.name
+    fetch_checkpoint(run.run, store, newest_in(run.run, store, MINE))
     for name in (made[-1].folder.name, "best-300"):
         assert read_durable(shelf.shelf(run.run) / name) == before[name]
     drop_checkpoints(run.run, store, MINE)
@@ -124,22 +124,58 @@ def test_what_something_else_has_put_there_is_left(run: Run, store: Store) -> No
     store._fs.pipe_file(key, as_json({"saved_s": 1e12, "files": []}))
     durable = came_home(run, 100)
     store_checkpoint(durable, run, store, nothing)
-    assert fetch_newest(RUN, store) == durable.folder.name
+    assert newest_in(RUN, store, MINE) == durable
     drop_checkpoints(RUN, store, MINE)
     assert store.folders(f"{RUN}/checkpoints") == ["theirs"]
 
 
-def test_fetch_leaves_what_is_here_as_it_is(run: Run, store: Store, workdir: Path) -> None:
+def put_version(store: Store, ended_s: float, fingerprint: Fingerprint) -> str:
+    """Put a run into the store that has ended; return its name there."""
     record = Path("record.json")
     record.write_text("{}", encoding="utf-8")
-    versions = [f"{RUN}/2026010{day}T120000.000Z" for day in (1, 2)]
-    for version in versions:
-        store.put_folder(version, {"record.json": record}, [], {"run": RUN})
+    name = f"{RUN}/20260101T12000{ended_s // 100:.0f}.000Z"
+    store.put_folder(name, {"record.json": record}, [], {"ended_s": ended_s, "fingerprint": asdict(fingerprint)})
+    return name
+
+
+def test_fetch_leaves_what_is_here_as_it_is(run: Run, store: Store, workdir: Path) -> None:
+    mine = Fingerprint(run.training, None)
+    versions = [put_version(store, ended_s, mine) for ended_s in (100.0, 200.0)]
     durable = came_home(run, 100)
-    assert fetch_run(RUN, store, workdir) == f"has durable checkpoints here, in {shelf.shelf(RUN)}"
+    assert fetch_run(run, store, workdir) == (True, f"has durable checkpoints here already, in {shelf.shelf(RUN)}")
     remove(durable.folder)
-    assert fetch_run(RUN, store, workdir) == f"has ended; it came home from {store.url}/{versions[1]}"
-    assert fetch_run(RUN, store, workdir) == "is at home"
+    assert fetch_run(run, store, workdir) == (True, f"has ended; it came home from {store.url}/{versions[1]}")
+    assert fetch_run(run, store, workdir) == (True, f"is here already, in {shelf.home(RUN)}")
+
+
+def stored_away(run: Run, store: Store, saved_s: float, fingerprint: Fingerprint) -> DurableCheckpoint:
+    """Return a durable checkpoint that is in the store, and here no more."""
+    durable = came_home(run, saved_s, fingerprint)
+    store_checkpoint(durable, run, store, nothing)
+    remove(durable.folder)
+    return durable
+
+
+def test_what_is_fetched_is_of_the_training_that_the_config_asks_for(run: Run, store: Store, workdir: Path) -> None:
+    mine = Fingerprint(run.training, {"data": "1"})
+    assert fetch_run(run, store, workdir) == (False, f"is not in {store.url}")
+    other = put_version(store, 100.0, ANOTHER)
+    is_here, what = fetch_run(run, store, workdir)
+    assert not is_here
+    assert what == f"is there as another training alone (project, command), {store.url}/{other}"
+    foreign = stored_away(run, store, 300, ANOTHER)
+    is_here, what = fetch_run(run, store, workdir)
+    assert is_here and f"add `--config resume={foreign.folder}`" in what and foreign.folder.exists()
+    remove(foreign.folder)
+    ended = stored_away(run, store, 150, mine)
+    came = f"its durable checkpoint {ended.folder.name} came home from {store.url}"
+    assert fetch_run(run, store, workdir) == (True, came)
+    remove(ended.folder)
+    put_version(store, 200.0, mine)
+    assert fetch_run(run, store, workdir)[1].startswith("has ended; ")
+    remove(shelf.home(RUN))
+    again = stored_away(run, store, 250, mine)
+    assert f"checkpoint {again.folder.name} came home" in fetch_run(run, store, workdir)[1], "it was trained again"
 
 
 @pytest.fixture
@@ -204,7 +240,8 @@ def test_one_that_is_spoilt_at_home_is_told_of_and_not_sent_time_and_again(
 
     def spoilt(durable: DurableCheckpoint, *arguments: Any) -> None:
         tries.append(durable.folder)
-        (durable.folder / durable.files[0].path).write_bytes(CONTENT.upper())
+        with (durable.folder / durable.files[0].path).open("r+b") as file:  # of the same size all the time
+            file.write(CONTENT.upper())
         try:
             store_checkpoint(durable, *arguments)
         finally:
