@@ -137,6 +137,24 @@ def test_a_model_that_is_at_home_is_not_trained_once_more_when_its_job_failed_af
     sweep.check_node()
 
 
+def test_a_job_goes_on_without_its_sender_and_is_not_done_again(sweep: Sweep) -> None:
+    sweep.configure(["0.1"])
+    sweep.start(pause_s=0.5)
+    job = sweep.job_of("lr=0.1")
+    sweep.submitter.kill()
+    sweep.submitter.wait()
+    sweep.submitter = None
+    sweep.until((sweep.results("lr=0.1") / "record.json").exists, within_s=90)
+    sweep.check_node()
+    assert sweep.record("lr=0.1")["job"]["id"] == job
+    sweep.start("--unlock")
+    assert sweep.wait() == 0, sweep.said()
+    sweep.start()
+    assert sweep.wait() == 0, sweep.said()
+    assert "train_run" not in sweep.output.read_text()
+    assert sweep.record("lr=0.1")["job"]["id"] == job
+
+
 def test_a_plain_user_needs_no_privilege(sweep: Sweep) -> None:
     sweep.configure(["0.1"])
     sweep.become_plain()
