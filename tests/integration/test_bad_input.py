@@ -281,6 +281,7 @@ def test_any_name_will_do(staging: str, snakemake: Snakemake, workdir: Path, tmp
     (project / "in").mkdir(parents=True)
     for name in NAMES:
         (project / "in" / name).write_text(name)
+    (project / os.fsdecode(b"gr\xfc\xdfe.txt")).write_text("Latin-1")
     (project / "-link").symlink_to("in")
     (project / "-train me.py").write_text(NAMES_TRAINER)
     (tmp_path / "-link to it").symlink_to(project)
@@ -336,31 +337,18 @@ def test_a_ram_root_that_is_a_link_is_refused(
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
-def test_names_that_are_not_utf8_will_do(snakemake: Snakemake, workdir: Path, project: Path) -> None:
-    (project / os.fsdecode(b"gr\xfc\xdfe.txt")).write_text("Latin-1")
-    config = small_config(project, **{"project.model": ["out"]})
-    config["project"]["command"] = ["sh", "-c", r"mkdir out; printf ok > out/$(printf 'm\374del')"]
-    ended = snakemake(config, "train")
-    assert ended.status == 0, ended.output
-    home = workdir / "results/my_pr_ject_/model"
-    assert (home / os.fsdecode(b"m\xfcdel")).read_text() == "ok"
-    listed = json.loads((home / "manifest.json").read_text(encoding="utf-8"))["files"]
-    assert [os.fsencode(file["path"]) for file in listed] == [b"m\xfcdel"]
-
-
-@pytest.mark.parametrize(("status", "target"), [(0, "model"), (3, "rescued-*")], ids=["exported", "rescued"])
-def test_files_of_the_trainer_named_as_our_own_come_home(
-    status: int, target: str, snakemake: Snakemake, workdir: Path, project: Path
+def test_files_of_the_trainer_named_as_our_own_come_home_exported_and_rescued(
+    snakemake: Snakemake, workdir: Path, project: Path
 ) -> None:
-    config = small_config(project, **{"project.model": ["manifest.json", "train.log"]})
+    config = small_config(project, sweep={"status": [0, 3]}, **{"project.model": ["manifest.json", "train.log"]})
     config["project"]["command"] = [
         "sh",
         "-c",
-        f"for f in manifest.json train.log; do echo $f >$f; done; exit {status}",
+        "for f in manifest.json train.log; do echo $f >$f; done; exit {status}",
     ]
     snakemake(config, "train")
-    if status:
-        snakemake(config, "unmount")
-    (home,) = (workdir / "results/my_pr_ject_").glob(target)
-    assert (home / "manifest.json").read_text() == "manifest.json\n"
-    assert (home / "train.log").read_text() == "train.log\n"
+    snakemake(config, "unmount")
+    for place in ("status=0/model", "status=3/rescued-*"):
+        (home,) = (workdir / "results").glob(place)
+        assert (home / "manifest.json").read_text() == "manifest.json\n"
+        assert (home / "train.log").read_text() == "train.log\n"

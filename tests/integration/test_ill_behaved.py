@@ -118,6 +118,7 @@ def test_many_bad_manners_at_once(staging: str, snakemake: Snakemake, workdir: P
 
     assert ended.status == 0, ended.output
     record, home = one_run(workdir)
+    check_folder(home / "model")
     found = contents(home / "model")
     del found["manifest.json"]
     assert found.pop("model/sparse") == b"beginning".ljust(32 * MIB, b"\0") + b"middle".ljust(32 * MIB, b"\0")
