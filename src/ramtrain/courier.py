@@ -27,12 +27,15 @@ _RETRY_S = 30.0
 class Courier:
     """Takes each durable checkpoint to the store that is the newest when the one before has arrived.
 
+    `arrived` is the name of the last one that did.
+
     Args:
         fingerprint: waits until it is known, and returns it.
     """
 
     def __init__(self, run: Run, fingerprint: Callable[[], Fingerprint]) -> None:
         self.run, self.fingerprint = run, fingerprint
+        self.arrived: str | None = None
         self._done: str | None = None
         self._retry_s = 0.0
         self._told: type[BaseException] | None = None
@@ -97,6 +100,7 @@ class Courier:
     def _take(self, durable: DurableCheckpoint) -> None:
         began_s, address = time.monotonic(), self.run.store
         store_checkpoint(durable, self.run, Store(address), lambda *_: self._stop_if_cancelled())
+        self.arrived = durable.folder.name
         log.info(
             "run %s: the durable checkpoint %s, %s, is in %s too, in %.1f s",
             self.run.run,

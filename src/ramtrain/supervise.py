@@ -282,6 +282,10 @@ def _explain(run: Run, lease: Lease, stage: Stage, watch: _Watch, ladder: Ladder
     durable = next(iter(durable_checkpoints(run.run)), None)
     if durable:
         lines.append(f"On the disk is {durable.checkpoint}, as {durable.folder}")
+        if watch.courier and run.store:
+            arrived = watch.courier.arrived
+            is_older = ", an older one" if arrived != durable.folder.name else ""
+            lines.append(f"In {run.store.url} is {f'{arrived}{is_older}' if arrived else 'nothing of this attempt'}")
     if watch.was_short_of_memory():
         lines.append(
             "Meanwhile the kernel killed a process because the machine, or the job's cgroup, ran out of memory."

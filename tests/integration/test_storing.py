@@ -137,4 +137,5 @@ def test_ctrl_c_lets_the_newest_checkpoint_reach_the_store(
     assert f"{RUN}/checkpoints/{newest.name}/manifest.json" in bucket.names()
     there = {name.split("/")[2] for name in bucket.names(f"{RUN}/checkpoints/")}
     assert {name for name in there if not name.startswith("best-")} == {newest.name}, "older ones are gone"
+    assert f"In {bucket.store['url']} is {newest.name}\n" in workplace.said()
     assert f"the durable checkpoint {newest.name}" in workplace.said() and " too, in " in workplace.said()
