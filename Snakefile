@@ -71,6 +71,12 @@ onstart:
     caller.pass_signals_on("mount_ramdisk.py", "train_run.py", "benchmark_io.py")
 
 
+onsuccess:
+    if JOB is None:
+        for line in summary.done(RUNS):
+            print(line)
+
+
 onerror:
     from ramtrain import archive
 

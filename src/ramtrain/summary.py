@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ramtrain.shelf import RESULTS, home
 
 log = logging.getLogger(__name__)
 
+_MOST_NAMED = 3
 # Columns are named as in the record; those of parameters and metrics follow `started`.
 _HEAD = ["run", "status", "reason", "started"]
 _COLUMNS = [
@@ -121,6 +122,16 @@ def account(runs: Mapping[str, Asked]) -> list[str]:
     except RamTrainError as error:
         return [*lines, f"{path} could not be written: {error}"]
     return [*lines, f"{len(failures)} of {pluralize(len(runs), 'run')} did not end well; the table of all is {path}"]
+
+
+def done(runs: Iterable[str]) -> list[str]:
+    """Return where the models are, after all that Snakemake has said."""
+    ended = [run for run in runs if (home(run) / "record.json").exists()]
+    if len(ended) <= _MOST_NAMED:
+        return [f"run {run}: done; its model is in {home(run) / 'model'}" for run in ended]
+    return [
+        f"{len(ended)} runs are done, each with its model in {RESULTS}/<run>/model; {RESULTS / 'summary.tsv'} has all"
+    ]
 
 
 def _others(runs: Mapping[str, Asked]) -> list[dict[str, Any]]:
