@@ -129,9 +129,7 @@ def done(runs: Iterable[str]) -> list[str]:
     ended = [run for run in runs if (home(run) / "record.json").exists()]
     if len(ended) <= _MOST_NAMED:
         return [f"run {run}: done; its model is in {home(run) / 'model'}" for run in ended]
-    return [
-        f"{len(ended)} runs are done, each with its model in {RESULTS}/<run>/model; {RESULTS / 'summary.tsv'} has all"
-    ]
+    return [f"{len(ended)} runs are done, each with its model in {RESULTS}/<run>/model: {RESULTS / 'summary.tsv'}"]
 
 
 def _others(runs: Mapping[str, Asked]) -> list[dict[str, Any]]:

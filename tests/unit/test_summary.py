@@ -19,7 +19,7 @@ from ramtrain.errors import RamTrainError
 from ramtrain.failure import note_failure
 from ramtrain.pictures import read_summary
 from ramtrain.redact import MARK
-from ramtrain.summary import Asked, account, asked, summarize, write_summary
+from ramtrain.summary import Asked, account, asked, done, summarize, write_summary
 from ramtrain.supervise import Failed
 
 TRAINING = whole_record()["training"]
@@ -133,3 +133,13 @@ def test_pictures_are_of_the_configured_runs_alone(workdir: Path) -> None:
     write_summary(Path("results/summary.tsv"), {"a": NOTHING})
     assert "of_old\tno longer configured\t" in Path("results/summary.tsv").read_text()
     assert list(read_summary(Path("results/summary.tsv"))["run"]) == ["a"]
+
+
+def test_the_last_words_of_a_call_are_where_the_models_are(workdir: Path) -> None:
+    assert done(["a"]) == []
+    for run in "ab":
+        put(run)
+    assert done(["b", "c"]) == ["run b: done; its model is in results/b/model"]
+    for run in "cd":
+        put(run)
+    assert done("abcde") == ["4 runs are done, each with its model in results/<run>/model: results/summary.tsv"]
