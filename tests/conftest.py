@@ -36,6 +36,8 @@ WORKDIR = "ram train"
 
 # Users do not have it set; every process that a test starts would compile all of ramtrain anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# PyTorch's threads, beside those of other tests, would spend most of their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def needs_root(reason: str) -> pytest.MarkDecorator:

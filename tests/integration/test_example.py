@@ -15,7 +15,7 @@ from conftest import REPO
 from workplace import Workplace
 
 EXAMPLE = REPO / "examples" / "tiny_tts"
-EPOCHS = 4
+EPOCHS = 3
 
 pytest.importorskip("trainer", reason="needs the Coqui Trainer: examples/tiny_tts/requirements.txt")
 
@@ -66,7 +66,7 @@ def test_the_example_is_killed_goes_on_and_comes_home(workdir: Path) -> None:
     numbers = [int(line.split("EPOCH: ")[1].split("/")[0]) for line in epochs]
     # The Trainer repeats the epoch in which a checkpoint was written; none is left out.
     assert numbers[:2] == [0, 1]
-    assert numbers[-2:] == [EPOCHS - 2, EPOCHS - 1]
+    assert numbers[-1] == EPOCHS - 1
     assert all(later - number in (1, 0, -1) for number, later in pairwise(numbers)), numbers
     assert {path: path.stat().st_mtime_ns for path in EXAMPLE.rglob("*")} == before
 
