@@ -116,7 +116,7 @@ class Courier:
         kind = type(error.__cause__ or error)
         if is_last:
             log.warning("run %s: %s. The durable checkpoint %s is at home alone", self.run.run, error, name)
-        elif kind is not self._told:
+        elif kind is not self._told and not self._stop.is_set():
             log.warning("run %s: %s. The training goes on, and %s", self.run.run, error, then)
         self._told = kind
 
