@@ -16,7 +16,7 @@ from ramtrain.archive import fetch_run
 from ramtrain.baseline import BASELINE, read_baseline
 from ramtrain.check import as_text as as_plan
 from ramtrain.check import check, read_config
-from ramtrain.config import complete_config, load_runs, project_of
+from ramtrain.config import Run, complete_config, load_runs, project_of
 from ramtrain.errors import RamTrainError
 from ramtrain.initial import initialize
 from ramtrain.recorded import find_record
@@ -100,14 +100,21 @@ def _fetch(names: list[str], configfiles: list[Path]) -> None:
         store = Store(address)
         found = False
         for name in names or runs:
-            is_here, what = fetch_run(runs[name], store, Path.cwd())
+            is_here, what = _fetch_run(runs[name], store)
             print(f"run {name}: {redact_text(what, code=True)}", flush=True)
             found |= is_here
-    except (RamTrainError, OSError) as error:
+    except RamTrainError as error:
         sys.exit(redact_text(str(error), code=True))
     if not found:
         sys.exit(f"Nothing was fetched. Is {address.url} the right address, and the project's path the same?")
     print(f"To go on, type\n  {caller.command('train')}")
+
+
+def _fetch_run(run: Run, store: Store) -> tuple[bool, str]:
+    try:
+        return fetch_run(run, store, Path.cwd())
+    except OSError as error:
+        raise RamTrainError(f"run {run.run}: cannot come home to {home(run.run)}: {error}") from error
 
 
 def _compare(a: str, b: str, as_json: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import runpy
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import REPO, small_config
 
 from ramtrain import courier as couriers
 from ramtrain import shelf
+from ramtrain.__main__ import main
 from ramtrain.archive import fetch_run
 from ramtrain.config import Run, complete_config, load_runs
 from ramtrain.courier import Courier
-from ramtrain.durable import Changed, as_json, commit_folder, remove
+from ramtrain.durable import DISK, Changed, as_json, commit_folder, remove
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
 from ramtrain.shelf import DurableCheckpoint, read_durable
@@ -176,6 +181,44 @@ def test_what_is_fetched_is_of_the_training_that_the_config_asks_for(run: Run, s
     remove(shelf.home(RUN))
     again = stored_away(run, store, 250, mine)
     assert f"checkpoint {again.folder.name} came home" in fetch_run(run, store, workdir)[1], "it was trained again"
+
+
+def test_what_the_disk_says_to_a_run_that_is_fetched_is_told_with_its_place(
+    run: Run, store: Store, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store_checkpoint(came_home(run, 100), run, store, nothing)
+    shutil.rmtree("results")
+    monkeypatch.setattr(DISK, "write", full)
+    Path("my.yaml").write_text(yaml.safe_dump(run.config), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["ramtrain", "fetch", "--configfile", "my.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value) == f"run {RUN}: cannot come home to results/{RUN}: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "is_sent", "is_tried"), [(False, True, False), (True, True, True), (False, False, True)]
+)
+def test_a_node_that_needs_no_store_need_reach_none(
+    run: Run, workdir: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: bool, is_sent: bool, is_tried: bool
+) -> None:
+    class Enough(RamTrainError):
+        pass
+
+    def enough(*arguments: object) -> None:
+        raise Enough
+
+    tried: list[Store] = []
+    monkeypatch.setattr(Store, "check", lambda store: tried.append(store))
+    mount = runpy.run_path(str(REPO / "scripts/mount_ramdisk.py"))["mount_ramdisk"]
+    monkeypatch.setitem(mount.__globals__, "changes_since", enough)
+    monkeypatch.setattr("ramtrain.caller.job", lambda: "a job" if is_sent else None)
+    with pytest.raises(Enough):
+        mount(replace(run, store=replace(run.store, checkpoints=checkpoints)), workdir, workdir / "lease.json")
+    assert bool(tried) == is_tried
 
 
 @pytest.fixture
