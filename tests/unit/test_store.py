@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
+import itertools
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +127,48 @@ def test_a_removal_that_is_cut_short_is_done_by_the_next(
         left[:] = [True] * 9
         store.remove_folder("run/one")
         assert bucket.names() == []
+
+
+@pytest.mark.parametrize("work", ["put", "remove"])
+def test_whatever_operation_is_the_last_the_next_attempt_makes_it_good(
+    work: str, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, names = (
+        Store(Address(f"memory://{tmp_path.name}/x", {}, False)),
+        ("pipe_file", "rm_file", "cat_file", "open"),
+    )
+    expected, before = [kept(path, source) for path, source in sources.items()], {"another": sources["empty"]}
+    left, real = math.inf, {name: getattr(store._fs, name) for name in names}
+
+    def counted(name: str, *arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return real[name](*arguments, **options)
+
+    for name in names:
+        monkeypatch.setattr(store._fs, name, functools.partial(counted, name))
+    for operations in itertools.count():
+        if work == "remove":
+            store.put_folder("run/one", before, [], {})
+        left = operations
+        try:
+            if work == "remove":
+                store.remove_folder("run/one")
+            else:
+                store.put_folder("run/one", sources, expected, {})
+            break
+        except KeyboardInterrupt:
+            left = math.inf
+        content = store.read_manifest("run/one")
+        if content:
+            store.fetch_folder("run/one", content["files"], tmp_path / f"back{operations}", {})
+        store.put_folder("run/one", sources, expected, {})
+        store.fetch_folder("run/one", store.read_manifest("run/one")["files"], tmp_path / f"again{operations}", {})
+        store.remove_folder("run/one")
+        assert not store._fs.find(store._root)
+    assert operations > 5
 
 
 def test_a_file_may_have_any_name(store: Store, bucket: Bucket, tmp_path: Path) -> None:

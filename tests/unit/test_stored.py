@@ -211,8 +211,11 @@ def test_a_node_that_needs_no_store_need_reach_none(
     def enough(*arguments: object) -> None:
         raise Enough
 
+    def noted(store: Store) -> None:
+        tried.append(store)
+
     tried: list[Store] = []
-    monkeypatch.setattr(Store, "check", lambda store: tried.append(store))
+    monkeypatch.setattr(Store, "check", noted)
     mount = runpy.run_path(str(REPO / "scripts/mount_ramdisk.py"))["mount_ramdisk"]
     monkeypatch.setitem(mount.__globals__, "changes_since", enough)
     monkeypatch.setattr("ramtrain.caller.job", lambda: "a job" if is_sent else None)
