@@ -18,6 +18,7 @@ import secrets
 import shlex
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -28,7 +29,11 @@ from ramtrain.durable import MANIFEST, Changed, Kept, as_json, receive_file, rec
 from ramtrain.errors import RamTrainError
 from ramtrain.redact import redact
 
+log = logging.getLogger(__name__)
+
 _BEGUN = "begun.json"
+# A store that answers at all does it sooner; one that does not keeps its library waiting for minutes.
+_ANSWERS_S = 10.0
 _CHUNK_BYTES = 4 << 20
 # What fsspec's libraries call theirs; others are known by their names anyway.
 _CREDENTIALS = {"key", "secret", "token", "username"}
@@ -115,7 +120,7 @@ class Store:
             RamTrainError: it cannot.
         """
         key, content = self._key(f".ramtrain-{secrets.token_hex(4)}"), os.urandom(16)
-        with self._told("a first try to write there, read it, list it and delete it failed"):
+        with self._waited_for(), self._told("a first try to write there, read it, list it and delete it failed"):
             self._fs.pipe_file(key, content)
             try:
                 same = self._fs.cat_file(key) == content
@@ -315,6 +320,17 @@ class Store:
     def _key(self, *parts: str) -> str:
         names = (_ODD.sub(lambda odd: quote(os.fsencode(odd[0])), part) for part in parts)
         return "/".join((self._root.rstrip("/"), *names))
+
+    @contextlib.contextmanager
+    def _waited_for(self) -> Iterator[None]:
+        """Say that the store does not answer, if that takes long."""
+        timer = threading.Timer(_ANSWERS_S, log.warning, ("%s does not answer so far; it is waited for", self.url))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -288,6 +289,25 @@ def test_what_is_wrong_with_a_store_is_said(bucket: Bucket, tmp_path: Path) -> N
     nobody = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     with pytest.raises(RamTrainError, match="Could not connect to the endpoint URL"):
         Store(Address("s3://bucket/x", nobody, False)).check()
+
+
+def test_a_store_that_does_not_answer_is_told_of_while_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dead(*arguments: Any) -> None:
+        deadline = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise TimeoutError("nobody is there")
+
+    store = Store(Address(f"memory://{tmp_path.name}/x", {}, False))
+    store.check()
+    assert not caplog.messages
+    monkeypatch.setattr(store_module, "_ANSWERS_S", 0.01)
+    monkeypatch.setattr(store._fs, "pipe_file", dead)
+    with pytest.raises(RamTrainError, match="failed: nobody is there"):
+        store.check()
+    assert caplog.messages == [f"{store.url} does not answer so far; it is waited for"]
 
 
 @pytest.mark.parametrize(
