@@ -246,6 +246,8 @@ def _train(run: Run, lease: Lease, stage: Stage, devices: Given) -> Training:
 
 
 def _warn_unprotected(run: Run, lease: Lease) -> None:
+    if run.store and run.store.checkpoints and run.protect.max_loss_s is None:
+        log.warning("run %s: protect.max_loss is never: no checkpoints go to the store while it trains", run.run)
     if lease.backend == "disk":
         return  # what the trainer saves is on the disk
     if run.protect.max_loss_s is None:

@@ -107,29 +107,6 @@ def test_the_manifest_is_last_and_goes_first(
     assert removed[0] == "manifest.json" and removed[-1] == "begun.json" and done[0] == ("pipe_file", "begun.json")
 
 
-def test_a_removal_that_is_cut_short_is_done_by_the_next(
-    store: Store, bucket: Bucket, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, left = store._fs.rm_file, []
-
-    def killed(key: str) -> None:
-        if not left.pop():
-            raise KeyboardInterrupt
-        real(key)
-
-    monkeypatch.setattr(store._fs, "rm_file", killed)
-    for removals in range(1, 5):
-        left[:] = [True] * 9
-        store.put_folder("run/one", sources, [], {})
-        left[:] = [False, *[True] * removals]
-        with pytest.raises(KeyboardInterrupt):
-            store.remove_folder("run/one")
-        assert bucket.names() and store.read_manifest("run/one") is None
-        left[:] = [True] * 9
-        store.remove_folder("run/one")
-        assert bucket.names() == []
-
-
 @pytest.mark.parametrize("work", ["put", "remove"])
 def test_whatever_operation_is_the_last_the_next_attempt_makes_it_good(
     work: str, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

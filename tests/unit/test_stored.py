@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -27,9 +28,11 @@ from ramtrain.courier import Courier
 from ramtrain.durable import DISK, Changed, as_json, commit_folder, remove
 from ramtrain.errors import RamTrainError
 from ramtrain.fingerprint import Fingerprint
+from ramtrain.lease import Lease
 from ramtrain.shelf import DurableCheckpoint, read_durable
 from ramtrain.store import Store
 from ramtrain.stored import drop_checkpoints, fetch_checkpoint, newest_in, store_checkpoint
+from ramtrain.supervise import _warn_unprotected
 
 MINE = Fingerprint({"command": ["train"]}, None)
 ANOTHER = Fingerprint({"command": ["train", "--lr", "1"]}, None)
@@ -222,6 +225,14 @@ def test_a_node_that_needs_no_store_need_reach_none(
     with pytest.raises(Enough):
         mount(replace(run, store=replace(run.store, checkpoints=checkpoints)), workdir, workdir / "lease.json")
     assert bool(tried) == is_tried
+
+
+def test_checkpoints_that_will_never_come_home_are_told_of(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    on_disk = cast(Lease, SimpleNamespace(backend="disk"))
+    _warn_unprotected(run, on_disk)
+    assert not caplog.messages
+    _warn_unprotected(replace(run, protect=replace(run.protect, max_loss_s=None)), on_disk)
+    assert caplog.messages == [f"run {RUN}: protect.max_loss is never: no checkpoints go to the store while it trains"]
 
 
 @pytest.fixture
