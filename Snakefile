@@ -68,6 +68,7 @@ rule unmount:
 onstart:
     if SENDS:
         cluster.check_memory(RUNS, asked_mb())
+        check_store()
     caller.pass_signals_on("mount_ramdisk.py", "train_run.py", "benchmark_io.py")
 
 

@@ -14,8 +14,9 @@ import psutil
 
 if TYPE_CHECKING:
     from onenode import Sweep
+    from s3 import Bucket
 
-pytest_plugins = ["onenode"]
+pytest_plugins = ["onenode", "s3"]
 THREADS = os.cpu_count() + 1  # the machine that sends is not the one that trains
 LRS = ("0.1", "0.2", "0.3")
 RUNS = [f"lr={lr},seed={seed}" for lr in LRS for seed in (1, 2)]
@@ -27,8 +28,9 @@ def status_of(sweep: Sweep) -> dict[str, dict]:
     return {entry["run"]: entry for entry in json.loads(said) if entry["workdir"] == str(sweep.workdir)}
 
 
-def test_a_sweep_is_a_job_a_run(sweep: Sweep) -> None:
-    sweep.configure(LRS, **{"train.gpus": 1, "train.threads": THREADS, "sweep.seeds": 2})
+def test_a_sweep_is_a_job_a_run(sweep: Sweep, bucket: Bucket) -> None:
+    store = {**bucket.store, "checkpoints": True}
+    sweep.configure(LRS, **{"train.gpus": 1, "train.threads": THREADS, "sweep.seeds": 2, "store": store})
     before = sweep.cluster.jobs()
     sweep.start(pause_s=0.6)
     first = sweep.job_of(RUNS[0])
@@ -45,6 +47,8 @@ def test_a_sweep_is_a_job_a_run(sweep: Sweep) -> None:
     assert {(record["job"]["node"], record["job"]["partition"]) for record in records} == {(entry["node"], "test")}
     assert len((sweep.workdir / "results/summary.tsv").read_text().splitlines()) == 1 + len(RUNS)
     assert not list(sweep.workdir.glob("results/*/job.json")) and status_of(sweep) == {}
+    assert all(any(name.endswith("/model/best_model.pth") for name in bucket.names(run)) for run in RUNS)
+    assert f"is in {store['url']} too" in sweep.said(), "a job has taken a checkpoint there"
     sweep.check_node()
 
 

@@ -16,7 +16,7 @@ from ramtrain import admission, caller, cluster, config as settings, devices, ra
 from ramtrain.errors import RamTrainError
 from ramtrain.redact import redact_text
 from ramtrain.schema import load_yaml
-from ramtrain.store import check_library, read_address
+from ramtrain.store import Store, check_library, read_address
 from ramtrain.tracker import check_tracker
 
 # A thousand runs are five thousand jobs, and what Snakemake does for each of them while it plans adds up: looking up its
@@ -162,3 +162,9 @@ def asked_mb():
             mb = asked["mem_mb_per_cpu"] * job.threads if asked.get("mem_mb_per_cpu") else asked.get("mem_mb", 0)
             found[job.wildcards.run] = max(mb, found.get(job.wildcards.run, 0))
     return found
+
+
+def check_store():
+    """Check that what the jobs make can be stored, as each run does that is trained here."""
+    if address := read_address(config.get("store", {"url": None})):
+        Store(address).check()
