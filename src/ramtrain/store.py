@@ -8,6 +8,7 @@ has none is no folder, whatever lies there. What goes loses its manifest first. 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -32,8 +33,9 @@ from ramtrain.redact import redact
 log = logging.getLogger(__name__)
 
 _BEGUN = "begun.json"
-# A store that answers at all does it sooner; one that does not keeps its library waiting for minutes.
-_ANSWERS_S = 10.0
+# A store that answers at all does it sooner. No request takes longer, with all its retries: a part of an upload at
+# 56 KiB/s.
+_ANSWERS_S, _LONGEST_S = 10.0, 300.0
 _CHUNK_BYTES = 4 << 20
 # What fsspec's libraries call theirs; others are known by their names anyway.
 _CREDENTIALS = {"key", "secret", "token", "username"}
@@ -107,6 +109,7 @@ class Store:
     def __init__(self, address: Address) -> None:
         import fsspec
 
+        _limit_waiting()
         self.url = address.url
         logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # it tells of every store where its keys are from
         with self._told("cannot be used, with what store.options says"):
@@ -342,8 +345,17 @@ class Store:
         except Exception as error:
             if isinstance(error, OSError) and error.filename:
                 raise  # the disk here
-            reason = str(error).strip() or type(error).__name__
+            nothing = "it does not answer" if isinstance(error, TimeoutError) else type(error).__name__
+            reason = str(error).strip() or nothing
             raise RamTrainError(f"{self.url}: {what}: {reason.splitlines()[0]}") from error
+
+
+def _limit_waiting() -> None:
+    """Have fsspec give up after a while: s3fs (2026.9) waits without end for leave to send (`Expect: 100-continue`)."""
+    from fsspec import asyn
+
+    if not isinstance(asyn.sync, functools.partial):
+        asyn.sync = functools.partial(asyn.sync, timeout=_LONGEST_S)
 
 
 def _me() -> dict[str, str]:

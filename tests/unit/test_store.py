@@ -8,11 +8,13 @@ import hashlib
 import itertools
 import math
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fsspec import asyn
 
 from ramtrain import store as store_module
 from ramtrain.durable import DISK, Changed, Kept, as_json, read_manifest
@@ -266,6 +268,16 @@ def test_what_is_wrong_with_a_store_is_said(bucket: Bucket, tmp_path: Path) -> N
     nobody = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     with pytest.raises(RamTrainError, match="Could not connect to the endpoint URL"):
         Store(Address("s3://bucket/x", nobody, False)).check()
+
+
+def test_a_store_that_never_answers_is_given_up(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(Address(**bucket.store, checkpoints=False))
+    monkeypatch.setattr(asyn, "sync", asyn.sync.func)
+    monkeypatch.setattr(store_module, "_LONGEST_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        options = {"endpoint_url": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        with pytest.raises(RamTrainError, match="failed: it does not answer"):
+            Store(Address("s3://bucket/x", options, False)).check()
 
 
 def test_a_store_that_does_not_answer_is_told_of_while_it_is_waited_for(
