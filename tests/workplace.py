@@ -219,13 +219,13 @@ class Workplace:
         assert all(call[:3] == ["snakemake", "--cores", "1"] for call in calls), line
         return [call[3:] for call in calls]
 
-    def start_what_is_said(self, said: str, pause_s: float = 0.3) -> None:
+    def start_what_is_said(self, said: str, pause_s: float = 0.3, **environment: str) -> None:
         """Start the command that the message says to type, and go on; what stands before its last && has to succeed."""
         *before, last = self.printed_command(said)
         for arguments in before:
             ended = self.run(*arguments)
             assert ended.returncode == 0, f"{arguments}: {ended.stdout}"
-        self._start([*snakemake_argv(), *last], pause_s, {})
+        self._start([*snakemake_argv(), *last], pause_s, environment)
 
     def type_what_is_said(self, said: str, target: str = "train", **environment: str) -> str:
         """Run the command that the message says to type; return what it printed. It has to succeed."""

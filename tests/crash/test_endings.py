@@ -65,11 +65,12 @@ KILLS = {
 
 @pytest.mark.parametrize("kills", [tuple(KILLS)[first::3] for first in range(3)], ids=", ".join)
 def test_by_force_three_times_in_one_training(kills: tuple[str, ...], workplace: Workplace) -> None:
-    workplace.start()
-    for kill, epoch in zip(kills, (3, 6, 9), strict=True):
-        kill_in_epoch(epoch, kill, workplace)
+    epochs = (3, 6, 9, EPOCHS)
+    workplace.start(FAULT=f"stall@{epochs[0] + 1}")
+    for kill, epoch, until in zip(kills, epochs[:-1], epochs[1:], strict=True):
+        kill_after_epoch(epoch, kill, workplace)
         before = workplace.said()
-        workplace.start_what_is_said(before)
+        workplace.start_what_is_said(before, FAULT=f"stall@{until + 1}")
         (went_on_from,) = re.findall(r"going on from output/run/checkpoint_(\d+)\.pth", wait_until_it_trains(workplace))
         assert int(went_on_from) >= epoch - 1, f"{kill}: {before}"
         assert "mount_ramdisk" not in workplace.said(), "what was mounted and staged is gone on with"
@@ -80,7 +81,7 @@ def test_by_force_three_times_in_one_training(kills: tuple[str, ...], workplace:
     assert record["protection"]["lost_steps"] in ((0, 1, 2) if kill != "SIGKILL of the script" else (0, 1, 2, None))
 
 
-def kill_in_epoch(epoch: int, kill: str, workplace: Workplace) -> None:
+def kill_after_epoch(epoch: int, kill: str, workplace: Workplace) -> None:
     """End a training by force once this checkpoint is there; check what is left and what is said."""
     cause, said = KILLS[kill]
     workplace.wait_for(f"overlay/upper/output/run/checkpoint_{epoch}.pth")
@@ -105,7 +106,7 @@ def wait_until_it_trains(workplace: Workplace) -> str:
 
 @pytest.mark.parametrize("kill", ["SIGKILL of the script", "Ctrl-C to the group"])
 def test_by_force_and_then_a_reboot(kill: str, workplace: Workplace) -> None:
-    workplace.start()
+    workplace.start(FAULT="stall@9")
     workplace.wait_for("results/resuming/checkpoints/attempt.json")
     KILLS[kill][0](workplace)
     workplace.wait()
@@ -215,7 +216,7 @@ def test_the_ram_disk_is_full(workplace: Workplace, resuming: Path) -> None:
 
 
 def test_the_results_are_deleted_meanwhile(workplace: Workplace) -> None:
-    workplace.start()
+    workplace.start(pause_s=0.5)
     workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
     # At once: the drain may be writing there.
     (workplace.workdir / "results").rename(workplace.workdir / "gone")
@@ -225,7 +226,7 @@ def test_the_results_are_deleted_meanwhile(workplace: Workplace) -> None:
 
 
 def test_unmount_brings_the_newest_checkpoint_home_and_train_goes_on_from_it(workplace: Workplace) -> None:
-    workplace.start()
+    workplace.start(FAULT="stall@5")
     workplace.wait_for("overlay/upper/output/run/checkpoint_4.pth")
     kill_trainer(workplace)
     workplace.wait()
@@ -283,7 +284,7 @@ def test_a_changed_training_starts_clean_and_the_earlier_model_stays(workplace: 
     changed = resuming_config(resuming)
     changed["project"]["command"] += ["--lr", "0.2"]
     workplace.configure(changed)
-    workplace.start()
+    workplace.start(FAULT="stall@4")
     workplace.wait_for("overlay/upper/output/run/checkpoint_3.pth")
     kill_trainer(workplace)
     workplace.wait()
@@ -330,7 +331,7 @@ def test_an_interrupted_retraining_is_never_taken_for_done(workplace: Workplace,
     ):
         changed["project"]["command"][-1] = lr
         workplace.configure(changed)
-        workplace.start()
+        workplace.start(FAULT="stall@9")
         workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
         KILLS[kill][0](workplace)
         assert workplace.wait() != 0, kill

@@ -221,7 +221,7 @@ def spilling(workplace: Workplace, resuming: Path) -> Workplace:
         "project.command": [sys.executable, "train.py", "--epochs", str(EPOCHS), "--mb", "8", "--keep", "99"],
     }
     workplace.configure(resuming_config(resuming, **changes))
-    workplace.start(pause_s=0.3)
+    workplace.start(pause_s=0.3, FAULT="stall@10")
     workplace.wait_for("results/resuming/spilled/*-checkpoint_1.pth")
     workplace.wait_for("overlay/upper/output/run/checkpoint_8.pth")
     return workplace
@@ -231,7 +231,7 @@ def test_what_was_spilled_is_there_when_a_killed_training_goes_on(spilling: Work
     spilling.process("train_run.py", "scripts").kill()
     assert spilling.wait() != 0
     spilling.wait_for_nobody()
-    spilling.type_what_is_said(spilling.said())
+    spilling.type_what_is_said(spilling.said(), PAUSE_S="0.3")
     spilling.check_finished()
     artifacts = spilling.results / "artifacts/output/run"
     for epoch in range(1, EPOCHS + 1):
@@ -257,7 +257,7 @@ def test_after_a_reboot_what_was_spilled_is_cleared_away(spilling: Workplace) ->
     spilling.reboot()
     assert list((spilling.results / "spilled").iterdir())
     spilling.run("--unlock", "--configfile", str(spilling.configfile))
-    ended = spilling.run("train", "--configfile", str(spilling.configfile))
+    ended = spilling.run("train", "--configfile", str(spilling.configfile), PAUSE_S="0.3")
     assert ended.returncode == 0, ended.stdout
     assert "from the durable checkpoint" in ended.stdout
     assert state_of(spilling.results / "model/best_model.pth") == expected_state()
@@ -273,7 +273,7 @@ class Group:
 
     def start(self, place: Workplace) -> None:
         """Start a training in there."""
-        place.start(pause_s=0.5)
+        place.start(pause_s=0.7)
         (self.folder / "cgroup.procs").write_text(str(place.snakemake.pid))
 
 
@@ -344,7 +344,7 @@ def test_it_waits_while_another_process_eats_the_memory(group: Group, filling: P
 def test_a_training_that_is_paused_can_be_ended(how: str, group: Group, workplace: Workplace) -> None:
     workplace.configure(resuming_config(workplace.workdir.parent / "resuming", **{"guard.reserve": "1M"}))
     group.start(workplace)
-    workplace.wait_for("overlay/upper/output/run/checkpoint_3.pth")
+    workplace.wait_for("overlay/upper/output/run/checkpoint_[3-9].pth")
     with eaten(group, leave_mb=40, for_s=60):
         wait_until_it_says(workplace, "guard: pause")
         if how == "Ctrl-C":
@@ -364,7 +364,7 @@ def test_the_youngest_run_is_paused_first(group: Group, workplace: Workplace, re
     second = Workplace(tmp_path / "second", config)
     for place in (workplace, second):
         group.start(place)
-        place.wait_for("overlay/upper/output/run/checkpoint_1.pth")
+        place.wait_for("overlay/upper/output/run/checkpoint_[1-9].pth")
     with eaten(group, leave_mb=48, for_s=60):
         wait_until_it_says(second, "guard: pause")
         assert workplace.wait() == 0

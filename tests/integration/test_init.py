@@ -297,7 +297,7 @@ def test_what_was_trained_is_told_and_what_was_changed_since(
 
 
 def test_what_a_training_would_go_on_from_is_told(workplace: Workplace, ramtrain: Ramtrain) -> None:
-    workplace.start()
+    workplace.start(FAULT="stall@9")
     workplace.wait_for("checkpoints/[0-9]*/manifest.json".replace("checkpoints", "results/resuming/checkpoints"))
     workplace.process("train.py", "--epochs").kill()
     assert workplace.wait() != 0

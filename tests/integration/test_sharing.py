@@ -122,7 +122,7 @@ class Calls:
     def start(self, pause_s: float, **environment: str) -> None:
         """Start the first, and, once it trains, the second, which waits."""
         self.first.start(pause_s, **environment)
-        self.first.wait_for("overlay/upper/output/run/checkpoint_2.pth")
+        self.first.wait_for("overlay/upper/output/run/checkpoint_[2-9].pth")
         self.start_second()
 
     def start_second(self) -> None:

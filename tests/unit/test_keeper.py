@@ -27,8 +27,9 @@ try:
     print("training", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
-    died, deadline = 0, time.monotonic() + 1
+    died, deadline = 0, time.monotonic() + 2
     while not died and time.monotonic() < deadline:
+        time.sleep(0.02)
         died, _ = os.waitpid(worker, os.WNOHANG)
     print("the worker died" if died else "saved", flush=True)
     if not died:
