@@ -196,6 +196,7 @@ def test_what_the_disk_says_to_a_run_that_is_fetched_is_told_with_its_place(
     shutil.rmtree("results")
     monkeypatch.setattr(DISK, "write", full)
     Path("my.yaml").write_text(yaml.safe_dump(run.config), encoding="utf-8")
+    monkeypatch.setattr("ramtrain.caller.remember", lambda *_: None)  # in the environment, for all tests after this one
     monkeypatch.setattr("sys.argv", ["ramtrain", "fetch", "--configfile", "my.yaml"])
     with pytest.raises(SystemExit) as ended:
         main()
