@@ -43,7 +43,7 @@ def test_a_sweep_needs_nothing_of_ram_that_others_see(sweep: Sweep) -> None:
     releasing.start()
     first = sweep.until(lambda: [path.parents[2].name for path in sweep.checkpoints("*")], within_s=150)[0]
     subprocess.run(["scancel", sweep.job_of(first)], check=True)
-    assert sweep.wait() == 0, sweep.said()
+    assert sweep.wait(within_s=300) == 0, sweep.said()
     releasing.join()
     records = {run: sweep.record(run) for run in ("lr=0.1", "lr=0.2")}
     assert {record["ramdisk"]["backend"] for record in records.values()} == {"tmpfs"}
