@@ -71,12 +71,13 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
-    """Fail a test that leaves a RAM disk, a mount or a process of ours behind."""
+    """Fail a test that leaves a RAM disk, a mount, a process or a variable of ours behind."""
     yield
     deadline = time.monotonic() + ORPHANS_GONE_S
     while (left := _left_behind(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)  # a process that was ended is still on its way out
     assert not left, f"left behind: {left}"
+    assert not [name for name in os.environ if name.startswith("RAMTRAIN_")], "a call that tests after it would be told of"
 
 
 def _left_behind(folder: Path) -> list[str]:
