@@ -77,7 +77,7 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
     while (left := _left_behind(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)  # a process that was ended is still on its way out
     assert not left, f"left behind: {left}"
-    assert not [name for name in os.environ if name.startswith("RAMTRAIN_")], "a call that tests after it would be told of"
+    assert not [name for name in os.environ if name.startswith("RAMTRAIN_")], "tests after it would heed a call"
 
 
 def _left_behind(folder: Path) -> list[str]:
