@@ -22,7 +22,7 @@ import yaml
 pytest.register_assert_rewrite("trained", "workplace")
 
 from trained import Trained  # noqa: E402
-from workplace import ORPHANS_GONE_S, Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
+from workplace import PATIENCE_S, Workplace, changed, resuming_config, snakemake_argv  # noqa: E402
 
 from ramtrain import memory  # noqa: E402
 from ramtrain.lease import ram_root, user_root  # noqa: E402
@@ -73,7 +73,7 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """Fail a test that leaves a RAM disk, a mount, a process or a variable of ours behind."""
     yield
-    deadline = time.monotonic() + ORPHANS_GONE_S
+    deadline = time.monotonic() + PATIENCE_S
     while (left := _left_behind(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)  # a process that was ended is still on its way out
     assert not left, f"left behind: {left}"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from conftest import REPO, Ended, expected_model, small_config
-from workplace import ORPHANS_GONE_S, Workplace, changed, expected_state, snakemake_argv, state_of
+from workplace import PATIENCE_S, Workplace, changed, expected_state, snakemake_argv, state_of
 
 from ramtrain.schema import complete, load_yaml
 
@@ -120,7 +120,7 @@ def _train_until(workdir: Path, count: int) -> set[str]:
         assert time.monotonic() < deadline, f"no {count} records after 200 s"
         time.sleep(0.02)
     snakemake.send_signal(signal.SIGKILL)
-    snakemake.wait(ORPHANS_GONE_S)
+    snakemake.wait(PATIENCE_S)
     return trained((workdir / "output.txt").read_text())
 
 
