@@ -127,7 +127,7 @@ def test_each_bad_end_of_a_trainer_has_its_message(snakemake: Snakemake, workdir
     says(ended)
     for run, _, _, expected in BAD_ENDS:
         # Two scripts and Snakemake write to one pipe: a message need not begin a line.
-        said = re.search(rf"run {run}: (?!failed: ).*{re.escape(expected)}.*", ended.output)
+        said = re.search(rf"run {run}: (?!failed: ).*{re.escape(expected)}.*\n?.*", ended.output)
         assert said, f"{run}: {ended.output}"
         assert f"/{run}" in said[0], "it says where things are now"
         assert f"run {run}: failed: " in ended.output

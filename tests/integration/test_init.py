@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -77,29 +76,6 @@ def test_a_script_of_ones_own_trains_as_guessed(ramtrain: Ramtrain, project: Pat
     assert names(record) == {"model.bin"}
     assert record["checkpoints"]["seen"]
     assert [Path(file["path"]).name for file in record["artifacts"]] == ["log.txt"]
-
-
-def test_the_example_trains_as_guessed(ramtrain: Ramtrain, tmp_path: Path, workdir: Path) -> None:
-    pytest.importorskip("trainer", reason="needs the Coqui Trainer: examples/tiny_tts/requirements.txt")
-    example = tmp_path / "tiny_tts"
-    shutil.copytree(REPO / "examples/tiny_tts", example, ignore=shutil.ignore_patterns("output", "__pycache__"))
-    source = example / "tiny_tts.py"
-    source.write_text(source.read_text().replace("epochs: int = 12", "epochs: int = 1"))
-    record = train(ramtrain, initialized(ramtrain, example, workdir, "coqui"), workdir)
-    assert names(record) == {"best_model.pth", "config.json"}
-    assert record["progress"]["epoch"] == "0/0"
-
-
-def test_alltalk_trains_as_guessed(ramtrain: Ramtrain, tmp_path: Path, workdir: Path) -> None:
-    pytest.importorskip("trainer", reason="needs the Coqui Trainer: examples/tiny_tts/requirements.txt")
-    alltalk = tmp_path / "alltalk_tts"
-    make = runpy.run_path(str(REPO / "tests/projects/alltalk/make_alltalk.py"))["make_alltalk"]
-    make(alltalk)
-    config = initialized(ramtrain, alltalk, workdir, "alltalk")
-    assert "--project {run} --epochs 10" in config.read_text()
-    record = train(ramtrain, config, workdir)
-    assert {"model.pth", "config.json", "vocab.json"} <= names(record)
-    assert (alltalk / "models/xtts/anna/model.pth").is_file()
 
 
 @pytest.mark.parametrize(

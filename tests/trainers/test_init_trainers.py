@@ -1,13 +1,16 @@
-"""First configs for projects of Hugging Face's Trainer and of Lightning: they pass the check, and train as they are."""
+"""First configs for projects of all kinds of trainers: they pass the check, and train as they are."""
 
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
 import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,11 +29,25 @@ def with_environment(project: Path, root: Path) -> Path:
     return folder
 
 
-def call(workdir: Path, *argv: str) -> str:
-    """Run what a user types; return what it printed. It has to succeed."""
-    ended = ran(argv, workdir, CUDA_VISIBLE_DEVICES="")
-    assert ended.status == 0, ended.output
-    return ended.output
+def trained_as_guessed(project: Path, trainer: str, workdir: Path) -> dict[str, Any]:
+    """Have a config made for a project, checked, and trained as it is; return the record."""
+    own = {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ramtrain = (sys.executable, "-m", "ramtrain")
+    for argv, said in (
+        ((*ramtrain, "init", str(project), "--output", "its.yaml"), ""),
+        ((*ramtrain, "check", "--configfile", "its.yaml"), "can be trained"),
+        (snakemake_argv("train", "--configfile", "its.yaml"), ""),
+    ):
+        ended = ran(argv, workdir, **own)
+        assert ended.status == 0 and said in ended.output, ended.output
+    text = (workdir / "its.yaml").read_text()
+    assert len(text.splitlines()) <= 20 and yaml.safe_load(text)["project"]["trainer"] == trainer
+    (record,) = workdir.glob("results/*/record.json")
+    return json.loads(record.read_text())
+
+
+def names(record: dict[str, Any]) -> set[str]:
+    return {Path(file["path"]).name for file in record["model"]}
 
 
 @pytest.mark.parametrize(
@@ -40,21 +57,33 @@ def call(workdir: Path, *argv: str) -> str:
         ("lightning", "lightning", {"model.pt"}),
     ],
 )
-def test_a_guessed_config_passes_the_check_and_trains(
+def test_a_project_with_its_own_environment_trains_as_guessed(
     library: str, project: str, model: set[str], tmp_path: Path, workdir: Path
 ) -> None:
     pytest.importorskip(library, reason=f"needs {library}: requirements-trainers.txt")
     folder = with_environment(REPO / "tests/projects" / project, tmp_path)
-    ramtrain = (sys.executable, "-m", "ramtrain")
-    said = call(workdir, *ramtrain, "init", str(folder))
-    assert "Look at" not in said, "nothing is left to look at"
-    path = workdir / f"{project}.yaml"
-    assert len(path.read_text().splitlines()) <= 20
-    config = yaml.safe_load(path.read_text())["project"]
-    assert config["trainer"] == project
-    assert config["command"].startswith("{python} train.py")
-    assert "can be trained" in call(workdir, *ramtrain, "check", "--configfile", path.name)
-    call(workdir, *snakemake_argv("train", "--configfile", path.name))
-    record = json.loads((workdir / "results" / project / "record.json").read_text())
-    assert model <= {Path(file["path"]).name for file in record["model"]}
+    record = trained_as_guessed(folder, project, workdir)
+    assert model <= names(record)
     assert record["checkpoints"]["seen"] > 0
+    text = (workdir / "its.yaml").read_text()
+    assert yaml.safe_load(text)["project"]["command"].startswith("{python} train.py")
+    assert "LOOK" not in text, "nothing is left to look at"
+
+
+def test_the_example_trains_as_guessed(tmp_path: Path, workdir: Path) -> None:
+    example = tmp_path / "tiny_tts"
+    shutil.copytree(REPO / "examples/tiny_tts", example, ignore=shutil.ignore_patterns("output", "__pycache__"))
+    source = example / "tiny_tts.py"
+    source.write_text(source.read_text().replace("epochs: int = 12", "epochs: int = 1"))
+    record = trained_as_guessed(example, "coqui", workdir)
+    assert names(record) == {"best_model.pth", "config.json"}
+    assert record["progress"]["epoch"] == "0/0"
+
+
+def test_alltalk_trains_as_guessed(tmp_path: Path, workdir: Path) -> None:
+    alltalk = tmp_path / "alltalk_tts"
+    runpy.run_path(str(REPO / "tests/projects/alltalk/make_alltalk.py"))["make_alltalk"](alltalk)
+    record = trained_as_guessed(alltalk, "alltalk", workdir)
+    assert "--project {run} --epochs 10" in (workdir / "its.yaml").read_text()
+    assert {"model.pth", "config.json", "vocab.json"} <= names(record)
+    assert (alltalk / "models/xtts/anna/model.pth").is_file()
