@@ -93,7 +93,10 @@ def cluster(lines: Sequence[str]) -> Iterator[Cluster]:
     root = Path(tempfile.mkdtemp(prefix="ramtrain-slurm-", dir=PLACE))
     (root / "job_container.conf").write_text(f"AutoBasePath=true\nBasePath={root}/private\n")
     try:
-        subprocess.run([HERE / "start.sh", root, *lines], check=True, timeout=60)
+        try:
+            subprocess.run([HERE / "start.sh", root, *lines], check=True, timeout=60, stderr=subprocess.PIPE, text=True)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"SLURM does not start on this machine: {error.stderr.strip().splitlines()[:1]}")
         yield Cluster(root)
     finally:
         subprocess.run([HERE / "stop.sh", root], check=True, timeout=60)
