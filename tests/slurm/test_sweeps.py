@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,8 +125,8 @@ def test_whatever_ends_a_job_what_is_whole_comes_home_and_the_run_goes_on_from_t
 
 def test_a_model_that_is_at_home_is_not_trained_once_more_when_its_job_failed_after_that(sweep: Sweep) -> None:
     place = sweep.workdir.with_name("installed")
-    in_the_way = f"mkdir {place} && touch {place}/other"
-    train = f"exec {sys.executable} train.py --lr {{lr}} --seed {{seed}}"
+    in_the_way = shlex.join(("mkdir", str(place))) + " && " + shlex.join(("touch", str(place / "other")))
+    train = f"exec {shlex.quote(sys.executable)} train.py --lr {{lr}} --seed {{seed}}"
     changes = {"project.install_to": str(place), "project.command": ["sh", "-c", f"{in_the_way} && {train}"]}
     sweep.configure(["0.1"], **changes)
     sweep.start()
