@@ -24,6 +24,7 @@ from ramtrain.lease import MARK, ram_root
 from ramtrain.progress import CopyProgress
 from ramtrain.record import Steps
 from ramtrain.series import SERIES
+from ramtrain.shelf import DurableCheckpoint
 from ramtrain.store import Store
 from ramtrain.stored import CHECKPOINTS, drop_checkpoints, fetch_checkpoint, newest_in
 
@@ -90,37 +91,46 @@ def fetch_run(run: Run, store: Store, workdir: Path) -> tuple[bool, str]:
             home is whole.
         OSError: whatever the disk says.
     """
-    name, home = run.run, shelf.home(run.run)
-    if (home / _RECORD).exists():
-        return True, f"is here already, in {home}"
-    if (ram_root(workdir) / name / MARK).exists():
-        return True, "is in RAM here"
-    if shelf.durable_checkpoints(name):
-        return True, f"has durable checkpoints here already, in {shelf.shelf(name)}"
+    name = run.run
+    if here := _is_here(name, workdir):
+        return True, here
     afar.check_alone(name)
     mine = Fingerprint(run.training, None)
     versions = _versions(name, store)
     ended = next((version for version, about in versions.items() if not _changes(mine, about)), None)
     newest = newest_in(name, store, mine)
-    is_mine = newest is not None and not mine.changes(newest.fingerprint)
-    if newest and (is_mine or not ended) and not (ended and newest.saved_s <= versions[ended]["ended_s"]):
-        fetch_checkpoint(name, store, newest)
-        what = f"its durable checkpoint {newest.folder.name} came home from {store.url}"
-        if is_mine:
-            return True, what
-        changes = ", ".join(mine.changes(newest.fingerprint))
-        return True, (
-            f"{what}. It is another training's ({changes}); to go on from it all the same, add "
-            f"`--config resume={shlex.quote(str(newest.folder))}`"
-        )
-    if ended:
+    changes = mine.changes(newest.fingerprint) if newest else []
+    has_begun_again = newest and ended and not changes and newest.saved_s > versions[ended]["ended_s"]
+    if ended and not has_begun_again:
         _fetch_version(name, store, f"{name}/{ended}", versions[ended]["files"])
         return True, f"has ended; it came home from {store.url}/{name}/{ended}"
+    if newest:
+        fetch_checkpoint(name, store, newest)
+        what = f"its durable checkpoint {newest.folder.name} came home from {store.url}"
+        return True, f"{what}. {_told_of(newest, changes)}" if changes else what
     if versions:
         latest, about = next(iter(versions.items()))
-        changes = ", ".join(_changes(mine, about))
-        return False, f"is there as another training alone ({changes}), {store.url}/{name}/{latest}"
+        return (
+            False,
+            f"is there as another training alone ({', '.join(_changes(mine, about))}), {store.url}/{name}/{latest}",
+        )
     return False, f"is not in {store.url}"
+
+
+def _is_here(run: str, workdir: Path) -> str | None:
+    """Return what there is of a run here; None if there is nothing."""
+    if (shelf.home(run) / _RECORD).exists():
+        return f"is here already, in {shelf.home(run)}"
+    if (ram_root(workdir) / run / MARK).exists():
+        return "is in RAM here"
+    if shelf.durable_checkpoints(run):
+        return f"has durable checkpoints here already, in {shelf.shelf(run)}"
+    return None
+
+
+def _told_of(durable: DurableCheckpoint, changes: list[str]) -> str:
+    resume = f"--config resume={shlex.quote(str(durable.folder))}"
+    return f"It is another training's ({', '.join(changes)}); to go on from it all the same, add `{resume}`"
 
 
 def _versions(run: str, store: Store) -> dict[str, dict[str, Any]]:
