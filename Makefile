@@ -16,8 +16,9 @@ report: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 all --report report.html --report-after-run
 
 # Tests wait for trainers: three at a time, handed out one by one, those that take long first (testpaths).
+# TESTS names some of them.
 test: .venv/dev examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python -m pytest --numprocesses 3 --dist load --maxschedchunk 1
+	$(ACTIVATE) python -m pytest --numprocesses 3 --dist load --maxschedchunk 1 $(TESTS)
 
 # Real libraries on tiny models; not part of `test`, which does without them.
 test-trainers: .venv/trainers examples/tiny_tts/data/metadata.csv

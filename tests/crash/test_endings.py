@@ -441,7 +441,10 @@ def test_status_tells_of_a_training_while_snakemake_holds_its_lock(workplace: Wo
     workplace.start(FAULT="stall@4")
     workplace.wait_for("results/resuming/checkpoints/[0-9]*/manifest.json")
     deadline = time.monotonic() + 60
-    while (entry := json.loads(status("--json", place=workplace)))["newest"] != "output/run/checkpoint_3.pth":
+    while True:
+        entry = json.loads(status("--json", place=workplace))
+        if entry["newest"] == "output/run/checkpoint_3.pth" and entry["durable"]:
+            break
         assert time.monotonic() < deadline, entry
         time.sleep(0.5)
     assert entry["run"] == RUN
