@@ -15,14 +15,13 @@ train: .venv/example examples/tiny_tts/data/metadata.csv
 report: .venv/example examples/tiny_tts/data/metadata.csv
 	$(ACTIVATE) snakemake --cores 1 all --report report.html --report-after-run
 
-# Tests wait for trainers: three at a time, handed out one by one, those that take long first (testpaths).
-# TESTS names some of them.
+# Most of the time tests wait for trainers: three at a time, and one that has none left takes another's. TESTS names some.
 test: .venv/dev examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python -m pytest --numprocesses 3 --dist load --maxschedchunk 1 $(TESTS)
+	$(ACTIVATE) python -m pytest --numprocesses 3 --dist worksteal $(TESTS)
 
 # Real libraries on tiny models; not part of `test`, which does without them.
 test-trainers: .venv/trainers examples/tiny_tts/data/metadata.csv
-	$(ACTIVATE) python -m pytest --numprocesses 3 --dist load --maxschedchunk 1 tests/trainers
+	$(ACTIVATE) python -m pytest --numprocesses 3 --dist worksteal tests/trainers
 
 # Starts a SLURM of one node, as root, from the packages slurm-wlm and munge; says so where it cannot.
 test-slurm: .venv/slurm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
@@ -29,7 +30,15 @@ SIZE, CUSHION = 200 * MIB, 8 * MIB
 
 
 @pytest.fixture
-def shared(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have no two of these tests write to /dev/shm at a time, whatever process they are in."""
+    with (tmp_path_factory.getbasetemp().parent / "guard.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def shared(alone: None) -> Iterator[Path]:
     """Return a folder in memory for the RAM disk and for what others write; as root nobody else writes there."""
     folder = SHM / f"guard test {os.getpid()}"
     folder.mkdir()
