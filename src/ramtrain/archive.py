@@ -18,7 +18,7 @@ from ramtrain.config import Run
 from ramtrain.crate import CRATE, WORKFLOW
 from ramtrain.durable import Kept, read_manifest
 from ramtrain.errors import RamTrainError
-from ramtrain.fingerprint import Fingerprint
+from ramtrain.fingerprint import Fingerprint, fingerprint
 from ramtrain.git import DIFF
 from ramtrain.lease import MARK, ram_root
 from ramtrain.progress import CopyProgress
@@ -95,7 +95,7 @@ def fetch_run(run: Run, store: Store, workdir: Path) -> tuple[bool, str]:
     if here := _is_here(name, workdir):
         return True, here
     afar.check_alone(name)
-    mine = Fingerprint(run.training, None)
+    mine = fingerprint(run, None)
     versions = _versions(name, store)
     ended = next((version for version, about in versions.items() if not _changes(mine, about)), None)
     newest = newest_in(name, store, mine)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ramtrain.config import Run
 from ramtrain.export import spoilt_at_home
-from ramtrain.fingerprint import Fingerprint
+from ramtrain.fingerprint import fingerprint
 from ramtrain.record import Steps
 from ramtrain.shelf import export_file
 
@@ -29,7 +29,7 @@ class Arrivals:
         except (OSError, ValueError, TypeError, KeyError):
             return False
         is_new = _written_ns(run) != self.before[run]
-        changes = Fingerprint(self.runs[run].training, None).changes(steps.training.fingerprint)
+        changes = fingerprint(self.runs[run], None).changes(steps.training.fingerprint)
         return is_new and not changes and not spoilt_at_home(run, steps.export)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from humanfriendly import format_size
 
 from ramtrain import shelf
+from ramtrain.beside import Beside, Cancelled
 from ramtrain.config import Run
 from ramtrain.durable import Changed
 from ramtrain.errors import RamTrainError
@@ -24,8 +24,9 @@ _TICK_S = 0.5
 _RETRY_S = 30.0
 
 
-class Courier:
-    """Takes each durable checkpoint to the store that is the newest when the one before has arrived.
+class Courier(Beside):
+    """Takes each durable checkpoint to the store that is the newest when the one before has arrived; first what an
+    earlier attempt has left, if that is not there.
 
     `arrived` is the name of the last one that did.
 
@@ -34,41 +35,19 @@ class Courier:
     """
 
     def __init__(self, run: Run, fingerprint: Callable[[], Fingerprint]) -> None:
+        super().__init__("courier")
         self.run, self.fingerprint = run, fingerprint
         self.arrived: str | None = None
         self._done: str | None = None
         self._retry_s = 0.0
         self._told: type[BaseException] | None = None
-        self._take_last = False
-        self._stop, self._cancel = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
-
-    def start(self) -> None:
-        """Begin with what an earlier attempt has left, if that is not in the store."""
-        self._thread.start()
-
-    def finish(self, take_newest: bool) -> None:
-        """Have it end, with the newest checkpoint if that is wanted."""
-        self._take_last = take_newest
-        if not take_newest:
-            self._cancel.set()
-        self._stop.set()
-
-    def cancel(self) -> None:
-        """Have it end at once."""
-        self._cancel.set()
-
-    def has_ended(self, wait_s: float) -> bool:
-        """Wait up to `wait_s` for its end; return whether it came."""
-        self._thread.join(wait_s)
-        return not self._thread.is_alive()
 
     def _work(self) -> None:
         try:
             while not self._stop.wait(_TICK_S):
                 if time.monotonic() >= self._retry_s:
                     self._take_newest()
-            if self._take_last:
+            if self._with_newest:
                 self._take_newest(is_last=True)
         except Exception:
             log.exception(
@@ -88,7 +67,7 @@ class Courier:
             if not self.fingerprint().changes(durable.fingerprint):
                 self._take(durable)
             self._done, self._told = newest.name, None
-        except _Cancelled:
+        except Cancelled:
             pass
         except Changed as error:
             if newest.exists():  # likewise
@@ -119,11 +98,3 @@ class Courier:
         elif kind is not self._told and not self._stop.is_set():
             log.warning("run %s: %s. The training goes on, and %s", self.run.run, error, then)
         self._told = kind
-
-    def _stop_if_cancelled(self) -> None:
-        if self._cancel.is_set():
-            raise _Cancelled
-
-
-class _Cancelled(RamTrainError):
-    """The courier is to end at once."""

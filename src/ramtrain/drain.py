@@ -27,6 +27,7 @@ from humanfriendly import format_size, format_timespan
 
 from ramtrain import shelf
 from ramtrain.afar import Teller
+from ramtrain.beside import Beside, Cancelled
 from ramtrain.best import globs_of_best
 from ramtrain.checkpoints import (
     Checkpoint,
@@ -271,7 +272,7 @@ def _bring_best_home(
     try:
         sources = {f"{shelf.IN_PROJECT}{name}": upper / name for name, _ in best.files}
         note(best, commit_folder(sources, folder, report, about=lambda: content))
-    except _Cancelled:
+    except Cancelled:
         raise
     except Changed as reason:
         log.debug("run %s: dropped: %s", run, reason)
@@ -334,7 +335,7 @@ def _check_room(run: str, size_bytes: int) -> None:
         )
 
 
-class Drain:
+class Drain(Beside):
     """Brings checkpoints home beside a trainer, from `start` to `finish`.
 
     Args:
@@ -352,6 +353,7 @@ class Drain:
         processes: Callable[[], list[psutil.Process]],
         progress: Callable[[], dict[str, str]],
     ) -> None:
+        super().__init__("drain")
         self.run, self.lease, self.stage = run, lease, stage
         self.fingerprint, self.processes, self.progress = fingerprint, processes, progress
         self.started_s = time.time()
@@ -371,22 +373,7 @@ class Drain:
         self._retry_s = 0.0
         self._told: object = None
         self._told_of_links = False
-        self._bring_last = False
-        self._stop, self._cancel = threading.Event(), threading.Event()
-        self._wake, self._hurry = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="drain", daemon=True)
-
-    def start(self) -> None:
-        """Begin to watch for checkpoints."""
-        self._thread.start()
-
-    def finish(self, bring_newest: bool) -> None:
-        """Have it end, now that the trainer has: with a last look, and with the newest checkpoint if that is wanted."""
-        self._bring_last = bring_newest
-        if not bring_newest:
-            self._cancel.set()
-        self._stop.set()
-        self._wake.set()
+        self._hurry = threading.Event()
 
     def hurry(self) -> bool:
         """Have the newest complete checkpoint brought home now, whatever the schedule and the write budget say.
@@ -405,15 +392,6 @@ class Drain:
         """Whether what `hurry` asked for is still to be done."""
         return self._hurry.is_set() and self._thread.is_alive()
 
-    def cancel(self) -> None:
-        """Have it end at once."""
-        self._cancel.set()
-
-    def has_ended(self, wait_s: float) -> bool:
-        """Wait up to `wait_s` for its end; return whether it came."""
-        self._thread.join(wait_s)
-        return not self._thread.is_alive()
-
     def age_s(self) -> float:
         """Return how much training, in seconds, a power cut would cost now."""
         return max(0.0, time.time() - self.schedule.safe_s)
@@ -429,7 +407,7 @@ class Drain:
                 self._wake.clear()
             self._note_age()
             self._look_once(settle=False)
-            if self._bring_last and self.schedule.max_loss_s is not None and not self._cancel.is_set():
+            if self._with_newest and self.schedule.max_loss_s is not None and not self._cancel.is_set():
                 self._bring_newest()
             self.result.skipped += len(self._complete.keys() - self._dealt_with - {self.newest})
         except Exception:
@@ -590,13 +568,13 @@ class Drain:
             log.info("run %s: durable checkpoint %s, %s in %.1f s", self.run.run, self.durable, size, took_s)
             # What a trainer was writing when it failed may be cut short, and not tell.
             tells = tells_its_end(checkpoint, Path(self.stage.layers[0]), self.run.products.complete)
-            is_doubtful = self._bring_last and not tells
+            is_doubtful = self._with_newest and not tells
             shelf.prune(self.run.run, fingerprint, self.run.protect.keep + is_doubtful)
         except Changed as reason:
             self.result.dropped += 1
             self._dealt_with.add(checkpoint)
             log.debug("run %s: dropped: %s", self.run.run, reason)
-        except _Cancelled:
+        except Cancelled:
             log.debug("run %s: a durable checkpoint was not completed", self.run.run)
         except (OSError, RamTrainError) as error:
             self._retry_s = time.time() + min(_RETRY_S, self.schedule.max_loss_s or _RETRY_S)
@@ -612,10 +590,6 @@ class Drain:
         self._stop_if_cancelled()
         if self._is_written_to(checkpoint):
             raise Changed(f"{checkpoint.path} has been opened for writing again")
-
-    def _stop_if_cancelled(self) -> None:
-        if self._cancel.is_set():
-            raise _Cancelled
 
     def sight(
         self,
@@ -651,7 +625,3 @@ class Drain:
         if what != self._told:
             log.warning("run %s: %s", self.run.run, message)
         self._told = what
-
-
-class _Cancelled(RamTrainError):
-    """The drain is to end at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
 from ramtrain import shelf
@@ -76,9 +76,8 @@ def fetch_checkpoint(run: str, store: Store, durable: DurableCheckpoint) -> None
         RamTrainError: the store failed, or gave back something else than was put there.
         OSError: whatever the disk says.
     """
-    found = _find(run, store)
-    bests = [best for name in durable.best or () if (best := found.get(name))]
-    for one in (*bests, durable):
+    bests = _find(run, store, durable.best or ()).values()
+    for one in (*filter(None, bests), durable):
         name = one.folder.name
         with CopyProgress(f"run {run}: {name}", len(one.files), one.size_bytes) as progress:
             store.fetch_folder(_name(run, name), one.files, one.folder, _about(one), progress.add)
@@ -101,13 +100,16 @@ def _remove_others(
             store.remove_folder(_name(run, name))
 
 
-def _find(run: str, store: Store) -> dict[str, DurableCheckpoint | None]:
-    """Return the durable checkpoints in the store, with the folders that they have at home; None for what is not whole.
+def _find(run: str, store: Store, names: Iterable[str] | None = None) -> dict[str, DurableCheckpoint | None]:
+    """Return durable checkpoints in the store, with the folders that they have at home; None for what is not whole.
 
     What something else has put there is left out.
+
+    Args:
+        names: those that are looked for; all if None.
     """
     found: dict[str, DurableCheckpoint | None] = {}
-    for name in store.folders(_name(run)):
+    for name in store.folders(_name(run)) if names is None else names:
         content = store.read_manifest(_name(run, name))
         with contextlib.suppress(RamTrainError):
             found[name] = content and shelf.durable_of(shelf.shelf(run) / name, content)

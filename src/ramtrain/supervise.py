@@ -23,6 +23,7 @@ from humanfriendly import format_size
 from humanfriendly.text import pluralize
 
 from ramtrain import caller, remedy, slurm
+from ramtrain.beside import Beside
 from ramtrain.clock import stamp
 from ramtrain.config import Run
 from ramtrain.courier import Courier
@@ -412,8 +413,8 @@ class _Watch:
         self.written = ending.writes if ending else self.written
         has_failed = _trouble(self.run, self.stage, ending, self.stopped_by) is not None
         is_to_go_on = has_failed and self.stopped_by != END_OF_SNAKEMAKE
-        self._end_drain(bring_newest=is_to_go_on)
-        self._end_courier(take_newest=is_to_go_on)
+        self._end_drain(with_newest=is_to_go_on)
+        self._end_courier(with_newest=is_to_go_on)
         self._sample()
         self.has_ended = True
         self._note()
@@ -436,34 +437,34 @@ class _Watch:
             return None
         return Ending(**{**content, "writes": ProcessWrites(**content["writes"])})
 
-    def _end_drain(self, bring_newest: bool) -> None:
+    def _end_drain(self, with_newest: bool) -> None:
         """Let the drain end, with the newest checkpoint of a training that is to be gone on with; a signal cuts it off.
 
         What is drained last is no more than was promised: in RAM it is as well.
         """
-        self.drain.finish(bring_newest)
-        while not self.drain.has_ended(_TICK_S):
-            ready, _, _ = select.select([self.signals.wakeup], [], [], 0)
-            if ready:
-                self.signals.take()
-                self.drain.cancel()
+        self.drain.finish(with_newest)
+        self._wait_for(self.drain, math.inf, math.inf)
 
-    def _end_courier(self, take_newest: bool) -> None:
+    def _end_courier(self, with_newest: bool) -> None:
         """Let the courier end, with the newest durable checkpoint of a training that is to be gone on with; a signal
         cuts it off. A job of a cluster has little time, and what is at home is out of its node."""
         if self.courier is None:
             return
-        take_newest = take_newest and not caller.job()
-        self.courier.finish(take_newest)
-        if take_newest and not self.courier.has_ended(_TICK_S):
+        with_newest = with_newest and not caller.job()
+        self.courier.finish(with_newest)
+        if with_newest and not self.courier.has_ended(_TICK_S):
             log.info("run %s: its newest durable checkpoint goes to the store; Ctrl-C leaves that out", self.run.run)
-        deadline = time.monotonic() + (math.inf if take_newest else _COURIER_S)
-        while not self.courier.has_ended(_TICK_S) and time.monotonic() < deadline:
+        self._wait_for(self.courier, math.inf if with_newest else _COURIER_S, _COURIER_S)
+
+    def _wait_for(self, work: Beside, wait_s: float, cancelled_s: float) -> None:
+        """Wait for the end of work beside the training, for `cancelled_s` more when a signal has cut it off."""
+        deadline = time.monotonic() + wait_s
+        while not work.has_ended(_TICK_S) and time.monotonic() < deadline:
             ready, _, _ = select.select([self.signals.wakeup], [], [], 0)
             if ready:
                 self.signals.take()
-                self.courier.cancel()
-                deadline = time.monotonic() + _COURIER_S
+                work.cancel()
+                deadline = time.monotonic() + cancelled_s
 
     def _processes(self) -> list[psutil.Process]:
         """Return what runs below the keeper: the trainer and all its processes."""

@@ -323,7 +323,7 @@ def at_work(drain: Drain) -> Iterator[Drain]:
     try:
         yield drain
     finally:
-        drain.finish(bring_newest=False)
+        drain.finish(with_newest=False)
         assert drain.has_ended(wait_s=30)
 
 
@@ -869,7 +869,7 @@ def test_never_means_that_nothing_is_written_to_the_disk(place: Place, workdir: 
     place.write("out/a.bin", versioned(1))
     wait_until(lambda: drain.newest and drain.newest.path == "out/a.bin")
     time.sleep(0.1)
-    drain.finish(bring_newest=True)
+    drain.finish(with_newest=True)
     assert drain.has_ended(wait_s=30)
     assert list(workdir.iterdir()) == []
     assert drain.result.checkpoints == drain.result.writes.disk_bytes == 0
@@ -904,7 +904,7 @@ def test_one_that_was_cut_short_does_not_come_home_however_long_it_holds_still(n
     wait_until(lambda: drain.result.checkpoints)
     place.write(name, zipped(2)[:-30])
     time.sleep(0.3)
-    drain.finish(bring_newest=True)
+    drain.finish(with_newest=True)
     assert drain.has_ended(wait_s=30)
     assert drain.newest.path == "out/a.pth"
     assert place.paths == ["out/a.pth"]
@@ -918,7 +918,7 @@ def test_a_drain_that_is_cancelled_leaves_nothing(place: Place, monkeypatch: pyt
     place.write("out/a.pth", zipped(1))
     drain.start()
     wait_until(lambda: drain.interfere is None)
-    drain.finish(bring_newest=True)
+    drain.finish(with_newest=True)
     assert drain.has_ended(wait_s=30)
     assert os.listdir(shelf.shelf(place.run.run)) == copied == []
 

@@ -245,7 +245,7 @@ def courier(run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapture
     courier = Courier(run, lambda: MINE)
     courier.start()
     yield courier
-    courier.finish(take_newest=False)
+    courier.finish(with_newest=False)
     assert courier.has_ended(10)
     assert not [record for record in caplog.get_records("call") if record.exc_info], "a defect"
 
@@ -284,7 +284,7 @@ def test_at_the_end_it_is_said_what_is_not_in_the_store(
     monkeypatch.setattr(couriers, "store_checkpoint", down)
     durable = came_home(run, 100)
     wait_until(lambda: "it is tried again" in caplog.text)
-    courier.finish(take_newest=True)
+    courier.finish(with_newest=True)
     assert courier.has_ended(10)
     assert caplog.messages[-1] == (
         f"run {RUN}: the store is down. The durable checkpoint {durable.folder.name} is at home alone"
@@ -349,5 +349,5 @@ def test_its_end_does_not_wait_for_what_is_read_back(
     assert reading.wait(20)
     courier.cancel()
     go_on.set()
-    courier.finish(take_newest=True)
+    courier.finish(with_newest=True)
     assert courier.has_ended(10) and not there(run, store)
